@@ -1,0 +1,191 @@
+"""Read a `.mat` file of labelled sequences into length-sorted, zero-padded minibatches.
+
+    python load_data.py                       # what data/JV_data.mat holds
+    python load_data.py data/JV_uci.mat       # or any other file of the schema that load_data() describes
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.io import loadmat
+from scipy.io.matlab import matfile_version
+
+DEFAULT_PATH = Path(__file__).resolve().parent / 'data' / 'JV_data.mat'
+
+
+class Batch(NamedTuple):
+    """A minibatch of B sequences of F features, padded to the T steps of the longest."""
+    inputs: torch.Tensor   # float32 [B, T, F], zero after each sequence's own length
+    targets: torch.Tensor  # int64 [B], classes counted from 0
+    lengths: torch.Tensor  # int64 [B], steps before the padding
+
+
+def load_data(path=DEFAULT_PATH, batch_size=27, kernel_size=1):
+    """Read training and test minibatches from a MATLAB 5–7 file.
+
+    The file holds, for each of `train` and `test`,
+
+    * `train_data`: a cell row or column of N numeric T×F matrices, one sequence each; or one padded N×T×F array
+      (MATLAB drops a last dimension of 1, so N×T stands for one feature);
+    * `train_label`: N whole numbers, 0 to C−1 or 1 to C, each of which occurs in training;
+    * `train_length` (optional): N step counts. Without it, all-zero steps at a sequence's end are padding.
+
+    Sequences are sorted stably by length and cut, in that order, into minibatches of `batch_size` (the last one may
+    be smaller), each padded to its own longest.
+
+    Returns `(train, test)`, two lists of `Batch` in ascending length.
+
+    Raises FileNotFoundError or ValueError with one sentence that names the file and the variable: if the file is
+    missing, damaged or not such a file; for a missing variable, a wrong number of labels or lengths, a label out of
+    range, sequences that differ in their features, an empty or all-zero sequence, NaN or infinity; and for a sequence
+    shorter than `kernel_size`, which a convolution without padding could not read.
+    """
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}, expected at least 1')
+    variables = _read_mat(path)
+    splits = {name: _read_split(path, variables, name, kernel_size) for name in ('train', 'test')}
+
+    features = splits['train'][0][0].shape[1]
+    for name, (sequences, _) in splits.items():
+        for i, x in enumerate(sequences, start=1):
+            if x.shape[1] != features:
+                raise ValueError(f"{path}: sequence {i} of '{name}_data' has {x.shape[1]} features, expected {features} "
+                                 f"as in the first sequence of 'train_data'")
+
+    train_labels = splits['train'][1]
+    first = train_labels.min()
+    classes = np.arange(first, train_labels.max() + 1)
+    if first not in (0, 1) or not np.isin(classes, train_labels).all():
+        raise ValueError(f"{path}: 'train_label' must use every whole number from 0 or 1 up to its largest, "
+                         f"found {_summary(np.unique(train_labels))}")
+    strangers = np.setdiff1d(splits['test'][1], classes)
+    if len(strangers):
+        raise ValueError(f"{path}: 'test_label' is {_summary(strangers)}, out of the range {first} to {classes[-1]} "
+                         f"of 'train_label'")
+
+    return tuple(make_batches(sequences, labels - first, batch_size) for sequences, labels in splits.values())
+
+
+def make_batches(sequences, labels, batch_size):
+    """Sort float32 [T, F] arrays stably by length, cut them into minibatches and pad each to its own longest.
+
+    `labels` are N class numbers counted from 0. Returns a list of `Batch`.
+    """
+    order = np.argsort([len(x) for x in sequences], kind='stable')
+    batches = []
+    for start in range(0, len(order), batch_size):
+        members = order[start:start + batch_size]
+        inputs = torch.nn.utils.rnn.pad_sequence([torch.tensor(sequences[i]) for i in members], batch_first=True)
+        targets = torch.tensor([int(labels[i]) for i in members])
+        lengths = torch.tensor([len(sequences[i]) for i in members])
+        batches.append(Batch(inputs, targets, lengths))
+    return batches
+
+
+def sequences_of(batches):
+    """The sequences of a list of `Batch`, in order, without their padding: a list of float32 [T, F] arrays."""
+    return [x[:n].numpy() for batch in batches for x, n in zip(batch.inputs, batch.lengths)]
+
+
+def seen_in_training(train, test):
+    """Which test sequences also occur, value for value, in training: bool [number of test sequences], in test order."""
+    known = {(x.shape, x.tobytes()) for x in sequences_of(train)}
+    return torch.tensor([(x.shape, x.tobytes()) in known for x in sequences_of(test)])
+
+
+def _read_mat(path):
+    """All variables of a MATLAB 5–7 file, by name."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f'{path}: no such file, expected a MATLAB .mat file')
+    try:
+        major, _ = matfile_version(str(path), appendmat=False)
+        variables = loadmat(path, appendmat=False) if major == 1 else None
+    except Exception as error:  # scipy lets many kinds escape from a damaged file
+        raise ValueError(f'{path}: damaged, unreadable or not a MATLAB .mat file ({type(error).__name__})') from error
+    if major == 2:
+        raise ValueError(f"{path}: a MATLAB v7.3 file, expected v5 to v7; save it again with save(…, '-v7')")
+    if variables is None:
+        raise ValueError(f'{path}: not a MATLAB v5 to v7 .mat file')
+    return variables
+
+
+def _read_split(path, variables, name, kernel_size):
+    """The float32 [T, F] sequences and int64 labels of one split, in the file's order."""
+    data, label, length = (variables.get(f'{name}_{part}') for part in ('data', 'label', 'length'))
+    for part, value in {'data': data, 'label': label}.items():
+        if value is None:
+            raise ValueError(f"{path}: variable '{name}_{part}' is missing")
+    if not isinstance(data, np.ndarray) or data.dtype.names or data.size == 0:
+        raise ValueError(f"{path}: '{name}_data' must be a cell array of matrices or one N×T×F array, with at least "
+                         f"one sequence")
+    if data.dtype == object:
+        matrices = list(data.ravel(order='F'))
+    elif data.ndim in (2, 3):
+        matrices = list(data.reshape(*data.shape[:2], -1))
+    else:
+        raise ValueError(f"{path}: '{name}_data' has {data.ndim} dimensions, expected N×T×F")
+
+    labels = _whole_numbers(path, f'{name}_label', label, len(matrices))
+    lengths = [None] * len(matrices)
+    if length is not None:
+        lengths = _whole_numbers(path, f'{name}_length', length, len(matrices))
+
+    sequences = []
+    for i, (x, steps) in enumerate(zip(matrices, lengths), start=1):
+        where = f"{path}: sequence {i} of '{name}_data'"
+        if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind not in 'biuf':
+            raise ValueError(f'{where} is not a real T×F matrix')
+        if steps is None:
+            occupied = np.flatnonzero(np.any(x != 0, axis=1))
+            steps = occupied[-1] + 1 if len(occupied) else 0
+        elif not 0 <= steps <= len(x):
+            raise ValueError(f"{where} has {len(x)} steps, but '{name}_length' says {steps}")
+        with np.errstate(over='ignore'):  # what does not fit float32 becomes infinite and is refused below
+            x = np.ascontiguousarray(x[:steps], dtype=np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError(f'{where} holds NaN, infinity or a number too large for float32')
+        if not x.any():
+            raise ValueError(f'{where} is empty or all zero')
+        if len(x) < kernel_size:
+            raise ValueError(f"{where} has {len(x)} steps, fewer than the convolution kernel's {kernel_size}")
+        sequences.append(x)
+    return sequences, labels
+
+
+def _whole_numbers(path, name, value, count):
+    """`value`, the variable `name`, as `count` int64 numbers."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in 'biuf':
+        raise ValueError(f"{path}: '{name}' must hold numbers")
+    value = value.ravel(order='F')
+    if len(value) != count:
+        raise ValueError(f"{path}: '{name}' has {len(value)} entries for {count} sequences")
+    if not (np.isfinite(value) & (value == np.round(value)) & (np.abs(value.astype(float)) < 2**31)).all():
+        raise ValueError(f"{path}: '{name}' must hold whole numbers")
+    return value.astype(np.int64)
+
+
+def _summary(values):
+    """A few numbers for a message."""
+    return ', '.join(str(v) for v in values[:12]) + (', …' if len(values) > 12 else '')
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Say what a .mat file of labelled sequences holds.')
+    parser.add_argument('path', nargs='?', type=Path, default=DEFAULT_PATH, help='default: %(default)s')
+    args = parser.parse_args()
+    try:
+        train, test = load_data(args.path)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f'{error}\n')
+    for name, batches in {'train': train, 'test': test}.items():
+        lengths, targets = torch.cat([b.lengths for b in batches]), torch.cat([b.targets for b in batches])
+        print(f'{name}: {len(lengths)} sequences of {lengths.min()} to {lengths.max()} steps, '
+              f'{batches[0].inputs.shape[2]} features, {len(targets.unique())} classes')
+    print(f'{int(seen_in_training(train, test).sum())} of the test sequences also occur in training')
+
+
+if __name__ == '__main__':
+    main()

@@ -2,7 +2,7 @@
 
 For maintainers: both files are committed, and nothing else in this project needs aeon.
 
-    pip install aeon && python data/make_jv_data.py        # rewrites both, byte for byte the same
+    pip install aeon && python data/make_jv_data.py        # rewrites both with the same values
 
 README.md in this folder says what the two partitions are.
 """

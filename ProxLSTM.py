@@ -22,10 +22,14 @@ These are equations (3), (5)–(8), (12) and (21) of the assignment "Adversarial
 """
 
 import math
+import warnings
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+aten = torch.ops.aten
 
 
 class ProximalStep(torch.autograd.Function):
@@ -94,18 +98,222 @@ class ProxLSTMCell(nn.LSTMCell):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
 
 
-class ProxLSTM(nn.LSTM):
-    """One-layer `nn.LSTM` with the proximal map on every step's cell state.
+class ConjugateGradients:
+    """Solve (I + ε G Gᵀ) x = b for B systems at once, whose G = Σ_x diag(α_x) W_x is never formed.
 
-    `(input, (h_0, c_0)=None, epsilon=None) -> output, (h_n, c_n)` with the shapes of `nn.LSTM`: input [T, B, D], or
-    [B, T, D] with `batch_first`; output likewise with H features; states [1, B, H]. `c_n` is the proximal state of the
-    last step, from which a caller can go on. `epsilon` in the call takes the place of the layer's own; 0 is exactly
-    `nn.LSTM`. The parameters keep their names, so state dicts are exchangeable with `nn.LSTM`.
-
-    Raises ValueError for a negative or non-finite epsilon.
+    x runs over the LSTM's gates i, f and g, and W_x [H, D] are their rows of `weight_ih`. The systems share their step
+    lengths, each with its right-hand side scaled to norm 1, so that an iteration is two matrix products and a few
+    operations on [B, H]. It is preconditioned by the diagonal 1 + ε Σ_x α_x² ‖W_x‖², and stops at a relative residual
+    (root mean square over the systems) of `TOLERANCE`, which the closing step improves on. A system too
+    ill-conditioned to be solved that well gives a RuntimeWarning.
     """
 
-    def __init__(self, input_size, hidden_size, *, epsilon=1.0, batch_first=False, device=None, dtype=None):
+    TOLERANCE = {torch.float32: 5e-4, torch.float64: 1e-12}
+    MAX_ITERATIONS = 1000
+    TRUSTED_ITERATIONS = 50
+
+    def __init__(self, weight_ih, epsilon, batch):
+        H, D = len(weight_ih) // 4, weight_ih.shape[1]
+        self.W = weight_ih[:3 * H]
+        self.epsilon_W_T = (epsilon * self.W.T).contiguous()
+        self.minus_epsilon_W2 = -epsilon * torch.linalg.vector_norm(self.W, dim=1).square().view(3, H)
+        self.tolerance = self.TOLERANCE[weight_ih.dtype]
+        self.tiny = torch.finfo(weight_ih.dtype).tiny
+        # M p, p, Gᵀp and ε W Gᵀp lie side by side, and so do the sums of their multiples: one operation advances all.
+        shapes = (batch, H), (batch, H), (batch, D), (batch, 3 * H)
+        sizes = [rows * columns for rows, columns in shapes]
+        self.direction, self.solution = weight_ih.new_empty(2, sum(sizes))
+        (self.Mp_flat, self.p_flat, *_), (self.minus_r_flat, *_) = self.direction.split(sizes), self.solution.split(sizes)
+        self.Mp, self.p, self.y, self.w = (x.view(shape) for x, shape in zip(self.direction.split(sizes), shapes))
+        self.minus_r, *self.xyw = (x.view(shape) for x, shape in zip(self.solution.split(sizes), shapes))
+        self.z, self.u = weight_ih.new_empty(batch, H), weight_ih.new_empty(batch, 3, H)
+        self.z_flat, self.u_flat, self.p_row, self.w_gates = self.z.view(-1), self.u.flatten(1), self.p[:, None], \
+            self.w.chunk(3, 1)
+
+    def minus_diagonal(self, alpha):
+        """The preconditioner's negative, [..., H], for alpha [..., 3, H]."""
+        return torch.mul(alpha, alpha).mul_(self.minus_epsilon_W2).sum(-2).sub_(1)
+
+    def solve(self, alpha, minus_diagonal, b, out):
+        """Write x [B, H], y = Gᵀx [B, D] and w = ε W y [B, 3H] to `out`, for alpha [B, 3, H] and b [B, H]."""
+        Mp, p, y, w, u, z, p_row = self.Mp, self.p, self.y, self.w, self.u, self.z, self.p_row
+
+        minus_norm = torch.linalg.vector_norm(b, dim=1, keepdim=True).clamp_min_(self.tiny).neg_()
+        self.solution.zero_()
+        torch.div(b, minus_norm, out=self.minus_r)
+        torch.div(self.minus_r, minus_diagonal, out=p)
+        rz = -torch.dot(self.minus_r_flat, self.p_flat).item()
+        if not math.isfinite(rz):  # one sample's NaN must not keep the others from being solved; its own stays NaN
+            spoiled = ~p.isfinite().all(dim=1, keepdim=True)
+            alpha = alpha.masked_fill(spoiled[:, None], 0)
+            minus_norm.masked_fill_(spoiled, math.nan)
+            self.minus_r.masked_fill_(spoiled, 0)
+            p.masked_fill_(spoiled, 0)
+            minus_diagonal = minus_diagonal.masked_fill(spoiled, -1)
+            rz = -torch.dot(self.minus_r_flat, self.p_flat).item()
+        alpha_i, alpha_f, alpha_g = alpha.unbind(1)
+        w_i, w_f, w_g = self.w_gates
+        goal = rz * self.tolerance ** 2
+        step, iterations = 0.0, 0
+        while rz > goal and iterations < self.MAX_ITERATIONS:
+            torch.mul(alpha, p_row, out=u)
+            torch.mm(self.u_flat, self.W, out=y)
+            torch.mm(y, self.epsilon_W_T, out=w)
+            torch.addcmul(p, alpha_i, w_i, out=Mp).addcmul_(alpha_f, w_f).addcmul_(alpha_g, w_g)
+            step = rz / torch.dot(self.p_flat, self.Mp_flat).item()
+            self.solution.add_(self.direction, alpha=step)
+            torch.div(self.minus_r, minus_diagonal, out=z)
+            rz, previous = -torch.dot(self.minus_r_flat, self.z_flat).item(), rz
+            torch.add(z, p, alpha=rz / previous, out=p)
+            iterations += 1
+        if iterations > self.TRUSTED_ITERATIONS:
+            self.verify(alpha, b / -minus_norm)
+        self.xyw[0].add_(p, alpha=step)  # one more step of the last length is nearly the next one, and needs no product
+        norm = minus_norm.neg_()
+        for value, result in zip(self.xyw, out):
+            torch.mul(value, norm, out=result)
+
+    def verify(self, alpha, b):
+        """Warn if x fails its equation: over many iterations the recursive residual departs from the true one."""
+        x = self.xyw[0]
+        w = (alpha * x[:, None]).flatten(1) @ self.W @ self.epsilon_W_T
+        relative = (b - x - (alpha * w.view_as(alpha)).sum(1)).norm() / b.norm()
+        if not relative < 10 * self.tolerance:
+            warnings.warn(f'ProxLSTM: a proximal step was solved only to a relative residual of {relative:.1e}, '
+                          f'expected {self.tolerance:.0e}; use a smaller epsilon or float64', RuntimeWarning, stacklevel=2)
+
+
+class ProximalSequence(torch.autograd.Function):
+    """All steps of `ProximalStep` at once, for the LSTM's own G: (input, h, c) → every step's h and c.
+
+    With the gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), whose z are affine in v, s = f c₋ + i g and
+
+        α_i = ∂s/∂z_i = g i(1−i),     α_f = ∂s/∂z_f = c₋ f(1−f),     α_g = ∂s/∂z_g = i(1−g²),     G = Σ_x diag(α_x) W_x.
+
+    The derivative of the second-order term −ε ⟨Gᵀa, Gᵀc⟩ with respect to α_x is −β_x, β_x = ε (a W_x Gᵀc + c W_x Gᵀa),
+    and the derivatives of α_x are the second derivatives of s. The solver's by-products are all that β needs.
+
+    Shapes: input [T, B, D]; h and c [B, H]; weights as in `nn.LSTM`; both results [T, B, H]. What is kept for the
+    backward pass grows as T·B·(H + D).
+    """
+
+    CHUNK = 16  # steps whose coefficients the backward pass prepares together: few operations, and little memory
+
+    @staticmethod
+    def forward(ctx, epsilon, input, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
+        T, B, D = input.shape
+        H = h.shape[1]
+        gates_all = torch.addmm(bias_ih + bias_hh, input.reshape(T * B, D), weight_ih.T).view(T, B, 4 * H)
+        h_all, c_all, y_all, w_all = (input.new_empty(T, B, n) for n in (H, H, D, 3 * H))
+        ctx.epsilon = epsilon
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, h, c, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all)
+
+        cg = ConjugateGradients(weight_ih, epsilon, B)
+        alpha = input.new_empty(B, 3, H)
+        alpha_i, alpha_f, alpha_g = alpha.unbind(1)
+        weight_hh_T = weight_hh.T
+        for z, z_if, i, f, g, o, h_next, *out in by_step(gates_all, gates_all[:, :, :2 * H], *gates_all.chunk(4, 2),
+                                                         h_all, c_all, y_all, w_all):
+            z.addmm_(h, weight_hh_T)
+            z_if.sigmoid_()
+            g.tanh_()
+            o.sigmoid_()
+            s = (i * g).addcmul_(f, c)
+            h = torch.mul(o, s.tanh(), out=h_next)
+            aten.sigmoid_backward(g, i, grad_input=alpha_i)
+            aten.sigmoid_backward(c, f, grad_input=alpha_f)
+            aten.tanh_backward(i, g, grad_input=alpha_g)
+            cg.solve(alpha, cg.minus_diagonal(alpha), s, out)
+            c = out[0]
+        return h_all, c_all
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_h_all, grad_c_all):
+        input, h_0, c_0, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all = ctx.saved_tensors
+        epsilon = ctx.epsilon
+        T, B, D = input.shape
+        H = h_0.shape[1]
+        cg = ConjugateGradients(weight_ih, epsilon, B)
+        Wp = torch.empty_like(w_all[0])
+        grad_input, grad_weight_ih, grad_weight_hh = (input.new_empty(T, B, D), torch.zeros_like(weight_ih),
+                                                      torch.zeros_like(weight_hh))
+        grad_bias = weight_ih.new_zeros(4 * H)
+        zero = torch.zeros_like(h_0)
+        grads_h, grads_c = ([zero] + (T * [zero] if x is None else list(x.unbind(0))) for x in (grad_h_all, grad_c_all))
+        grad_h, grad_c = grads_h.pop(), grads_c.pop()
+
+        for start in reversed(range(0, T, ProximalSequence.CHUNK)):
+            chunk = slice(start, min(start + ProximalSequence.CHUNK, T))
+            h_previous, c_previous = (torch.cat([x[start - 1:start] if start else x_0[None], x[start:chunk.stop - 1]])
+                                      for x, x_0 in ((h_all, h_0), (c_all, c_0)))
+            c, y, w = c_all[chunk], y_all[chunk], w_all[chunk].unflatten(2, (3, H))
+            i, f, g, o = gates_all[chunk].chunk(4, 2)
+            tanh_s = (i * g).addcmul_(f, c_previous).tanh_()
+            dh_ds, dh_dzo = aten.tanh_backward(o, tanh_s), aten.sigmoid_backward(tanh_s, o)
+            alpha = torch.stack([aten.sigmoid_backward(g, i), aten.sigmoid_backward(c_previous, f),
+                                 aten.tanh_backward(i, g)], 2)
+            d2s_ii = torch.stack([1 - 2 * i, 1 - 2 * f, -2 * g], 2).mul_(alpha)  # ∂²s/∂z_x², x = i, f, g
+            d2s_ig = aten.sigmoid_backward(1 - g * g, i)                         # ∂²s/∂z_i∂z_g
+            d2s_fc = f - f * f                                                   # ∂²s/∂z_f∂c₋
+            grad_z, a, p = torch.empty_like(gates_all[chunk]), torch.empty_like(c), torch.empty_like(y)
+
+            steps = by_step(alpha, cg.minus_diagonal(alpha), c[:, :, None], w, f, dh_ds, dh_dzo, d2s_ii, d2s_ig, d2s_fc,
+                            grad_z, grad_z[:, :, :3 * H].unflatten(2, (3, H)), *grad_z.chunk(4, 2), a, p)
+            for (alpha_t, minus_diagonal, c_t, w_t, f_t, dh_ds_t, dh_dzo_t, d2s_ii_t, d2s_ig_t, d2s_fc_t,
+                 grad_z_t, grad_z_ifg, grad_z_i, _, grad_z_g, grad_z_o, a_t, p_t) in reversed(steps):
+                cg.solve(alpha_t, minus_diagonal, grad_c, out=(a_t, p_t, Wp))
+                beta = torch.mul(a_t[:, None], w_t).addcmul_(c_t, Wp.view_as(w_t))
+                beta_i, beta_f, beta_g = beta.unbind(1)
+                grad_s = torch.addcmul(a_t, grad_h, dh_ds_t)
+                torch.mul(alpha_t, grad_s[:, None], out=grad_z_ifg).addcmul_(d2s_ii_t, beta, value=-1)
+                grad_z_i.addcmul_(d2s_ig_t, beta_g, value=-1)
+                grad_z_g.addcmul_(d2s_ig_t, beta_i, value=-1)
+                torch.mul(grad_h, dh_dzo_t, out=grad_z_o)
+                grad_c = torch.addcmul(grads_c.pop(), grad_s, f_t).addcmul_(d2s_fc_t, beta_f, value=-1)
+                grad_h = torch.addmm(grads_h.pop(), grad_z_t, weight_hh)
+
+            grad_z = grad_z.flatten(0, 1)
+            torch.mm(grad_z, weight_ih, out=grad_input[chunk].flatten(0, 1))
+            grad_weight_ih.addmm_(grad_z.T, input[chunk].flatten(0, 1))
+            for x, q in (a, y), (c, p):
+                alpha_x = (alpha * x[:, :, None]).flatten(2).flatten(0, 1)
+                grad_weight_ih[:3 * H].addmm_(alpha_x.T, q.flatten(0, 1), alpha=-epsilon)
+            grad_weight_hh.addmm_(grad_z.T, h_previous.flatten(0, 1))
+            grad_bias += grad_z.sum(0)
+        return None, grad_input, grad_h, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_bias
+
+
+def by_step(*tensors):
+    """A list over the first dimension, of tuples of what the tensors hold there."""
+    return list(zip(*(x.unbind(0) for x in tensors)))
+
+
+class ProxLSTM(nn.LSTM):
+    """One-layer `nn.LSTM` with the proximal map on every step's cell state: `ProxLSTMCell` over a sequence, fast.
+
+    `(input, (h_0, c_0)=None, epsilon=None) -> output, (h_n, c_n)`, all shaped as by `nn.LSTM`: input [T, B, D],
+    [B, T, D] with `batch_first`, [T, D] without a batch, or a `PackedSequence`; output likewise, with H features;
+    states [1, B, H] or [1, H], zero where `hx` is absent. float32 or float64. `c_n` is the proximal state of each
+    sequence's last step, from which a caller can go on. `epsilon`, a number or 0-d tensor, takes the place of the
+    layer's own in one call; 0 is exactly `nn.LSTM`. The parameters keep their names, so state dicts are exchangeable
+    with `nn.LSTM`. Gradients can be taken once: a second differentiation raises RuntimeError.
+
+    The linear systems are solved iteratively, in float32 to a relative accuracy of about 1e-4 in the gradients (and
+    within that a sample's result depends on its batch), in float64 nearly to round-off.
+
+    Raises ValueError for a negative or non-finite epsilon, for options of `nn.LSTM` that are not supported (several
+    layers, no bias, dropout, bidirectional, projections) and for input that `nn.LSTM` would refuse.
+    """
+
+    def __init__(self, input_size, hidden_size, *, epsilon=1.0, batch_first=False, device=None, dtype=None, **others):
+        for name, value in others.items():
+            supported = {'num_layers': 1, 'bias': True, 'dropout': 0.0, 'bidirectional': False, 'proj_size': 0}
+            if name not in supported:
+                raise TypeError(f'ProxLSTM has no option {name!r}')
+            if value != supported[name]:
+                raise ValueError(f'ProxLSTM does not support {name}={value!r}, expected {supported[name]!r}')
         super().__init__(input_size, hidden_size, batch_first=batch_first, device=device, dtype=dtype)
         self.epsilon = check_epsilon(epsilon)
 
@@ -113,21 +321,57 @@ class ProxLSTM(nn.LSTM):
         epsilon = self.epsilon if epsilon is None else check_epsilon(epsilon)
         if epsilon == 0:
             return super().forward(input, hx)
-        steps = input.unbind(1 if self.batch_first else 0)
-        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
-        h, c = 2 * (input.new_zeros(len(steps[0]), self.hidden_size),) if hx is None else (state[0] for state in hx)
-        output = []
-        for v in steps:
-            h, c = ProximalStep.apply(epsilon, v, h, c, *weights)
-            output.append(h)
-        return torch.stack(output, dim=1 if self.batch_first else 0), (h[None], c[None])
+        if isinstance(input, PackedSequence):
+            return self.forward_packed(input, hx, epsilon)
+        if input.dim() not in (2, 3):
+            raise ValueError(f'input has {input.dim()} dimensions, expected 2 (unbatched) or 3')
+        batched = input.dim() == 3
+        if not batched:
+            input = input[:, None]
+        elif self.batch_first:
+            input = input.transpose(0, 1)
+        output, c = self.all_steps(input, hx if batched or hx is None else [x[:, None] for x in hx], epsilon)
+        h_n, c_n = output[-1:], c[-1:]
+        if not batched:
+            return output[:, 0], (h_n[:, 0], c_n[:, 0])
+        return output.transpose(0, 1) if self.batch_first else output, (h_n, c_n)
+
+    def forward_packed(self, input, hx, epsilon):
+        """Run padded, then take each sequence's own last state: what follows it has no influence on it."""
+        padded, lengths = pad_packed_sequence(input)
+        output, c = self.all_steps(padded, hx, epsilon)
+        packed = pack_padded_sequence(output, lengths, enforce_sorted=input.sorted_indices is None)
+        last = lengths - 1, torch.arange(len(lengths))
+        return packed, (output[last][None], c[last][None])
+
+    def all_steps(self, input, hx, epsilon):
+        """Every step's h and c, [T, B, H], for input [T, B, D]."""
+        T, B, _ = input.shape
+        if T == 0:
+            raise ValueError('input has no steps, expected at least one')
+        if input.dtype not in ConjugateGradients.TOLERANCE:
+            raise ValueError(f'input is {input.dtype}, expected float32 or float64')
+        if hx is None:
+            hx = 2 * (input.new_zeros(1, B, self.hidden_size),)
+        self.check_input(input, None)
+        for name, state in zip(('h_0', 'c_0'), hx):
+            self.check_hidden_size(state, (1, B, self.hidden_size), f'{name} has shape {{1}}, expected {{0}}')
+        h, c = (state[0] for state in hx)
+        return ProximalSequence.apply(epsilon, input, h, c, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0,
+                                      self.bias_hh_l0)
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
 
 
 def check_epsilon(epsilon):
-    """`epsilon` as a float; ValueError unless it is finite and not negative."""
-    if not (math.isfinite(epsilon) and epsilon >= 0):
+    """`epsilon`, a number or 0-d tensor, as a float; ValueError unless it is finite and not negative."""
+    if torch.is_tensor(epsilon) and epsilon.requires_grad:
+        raise ValueError('epsilon requires a gradient, but no gradient with respect to it is computed')
+    try:
+        value = float(epsilon)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
         raise ValueError(f'epsilon is {epsilon}, expected a finite number that is not negative')
-    return float(epsilon)
+    return value

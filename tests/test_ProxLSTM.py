@@ -1,0 +1,362 @@
+"""The proximal layers: gradients against finite differences, and both layers against equations written again.
+
+    python -m pytest tests/test_ProxLSTM.py
+
+The oracle below shares nothing with ProxLSTM.py: its own LSTM cell, the Jacobian G from torch.func.jacrev, a dense
+solve, and plain autograd through all of it.
+"""
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev, vmap
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+
+from ProxLSTM import ConjugateGradients, ProxLSTM, ProxLSTMCell
+
+SIZES = [(3, 4, 2), (5, 3, 2), (4, 4, 1), (1, 3, 2), (3, 1, 2)]  # input_size, hidden_size, batch
+
+
+def oracle_step(epsilon, v, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
+    """One step of a batch, written from equation (3)."""
+    def cell(v, h, c):
+        i, f, g, o = (weight_ih @ v + bias_ih + weight_hh @ h + bias_hh).chunk(4)
+        s = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return s, o.sigmoid() * s.tanh()
+
+    s, h_next = vmap(cell)(v, h, c)
+    G = vmap(jacrev(lambda v, h, c: cell(v, h, c)[0]))(v, h, c)
+    M = torch.eye(s.shape[1], dtype=s.dtype) + epsilon * G @ G.transpose(1, 2)
+    return h_next, torch.linalg.solve(M, s)
+
+
+def oracle(epsilon, input, h, c, weights):
+    """A sequence [T, B, D]: every step's h, and the last c."""
+    output = []
+    for v in input:
+        h, c = oracle_step(epsilon, v, h, c, *weights)
+        output.append(h)
+    return torch.stack(output), c
+
+
+def cell_and_data(D, H, B, epsilon, scale=1.0):
+    torch.manual_seed(D + 10 * H + 100 * B)
+    cell = ProxLSTMCell(D, H, epsilon=epsilon, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.mul_(2 * scale)  # larger than at initialisation, so that the proximal map does something
+    v, h, c = (torch.randn(B, n, dtype=torch.float64, requires_grad=True) for n in (D, H, H))
+    return cell, v, h, c
+
+
+def layer_and_data(D, H, B, T, epsilon, dtype=torch.float64, **options):
+    torch.manual_seed(D + 10 * H + 100 * B)
+    layer = ProxLSTM(D, H, epsilon=epsilon, dtype=dtype, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(2)
+    input, h, c = (torch.randn(n, B, size, dtype=dtype, requires_grad=True) for n, size in ((T, D), (1, H), (1, H)))
+    return layer, input, h, c
+
+
+def gradients(outputs, inputs):
+    """Gradients of a fixed random combination of all entries of `outputs`."""
+    generator = torch.Generator().manual_seed(7)
+    total = sum((x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)).sum() for x in outputs)
+    return torch.autograd.grad(total, inputs)
+
+
+# ------------------------------------------------------------------------------------------------ the cell
+
+@pytest.mark.parametrize('D, H, B', SIZES)
+@pytest.mark.parametrize('epsilon', [0.1, 2.0, 7.0])
+def test_cell_gradcheck(D, H, B, epsilon):
+    cell, v, h, c = cell_and_data(D, H, B, epsilon)
+    names = [name for name, _ in cell.named_parameters()]
+
+    def f(v, h, c, *weights):
+        return functional_call(cell, dict(zip(names, weights)), (v, (h, c)))
+
+    assert torch.autograd.gradcheck(f, (v, h, c, *cell.parameters()))
+
+
+@pytest.mark.parametrize('D, H, B', SIZES)
+@pytest.mark.parametrize('epsilon', [0.5, 4.0])
+def test_cell_over_steps_equals_the_oracle(D, H, B, epsilon):
+    cell, _, h, c = cell_and_data(D, H, B, epsilon)
+    input = torch.randn(5, B, D, dtype=torch.float64, requires_grad=True)
+    weights = list(cell.parameters())
+    expected = oracle(epsilon, input, h, c, weights)
+    state, output = (h, c), []
+    for v in input:
+        state = cell(v, state)
+        output.append(state[0])
+    actual = torch.stack(output), state[1]
+    leaves = [input, h, c, *weights]
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(gradients(actual, leaves), gradients(expected, leaves))
+
+
+def test_cell_proximal_state_solves_its_minimisation():
+    """c minimises ½‖c − s‖² + ε/2 ‖Gᵀc‖²: s − c = ε G Gᵀ c, with G by finite differences of nn.LSTMCell."""
+    cell, v, h, c = cell_and_data(5, 3, 1, epsilon=3.0)
+    plain = nn.LSTMCell(5, 3, dtype=torch.float64)
+    plain.load_state_dict(cell.state_dict())
+    with torch.no_grad():
+        delta = 1e-6 * torch.eye(5, dtype=torch.float64)
+        G = torch.stack([(plain(v + d, (h, c))[1] - plain(v - d, (h, c))[1])[0] / 2e-6 for d in delta], dim=1)
+        s, c_next = plain(v, (h, c))[1][0], cell(v, (h, c))[1][0]
+    torch.testing.assert_close(s - c_next, 3.0 * G @ G.T @ c_next, rtol=1e-6, atol=1e-8)
+    assert (s - c_next).norm() > 0.05 * s.norm()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_cell_without_epsilon_is_lstm_cell(dtype):
+    plain = nn.LSTMCell(4, 3, dtype=dtype)
+    cell = ProxLSTMCell(4, 3, epsilon=0, dtype=dtype)
+    cell.load_state_dict(plain.state_dict(), strict=True)
+    v = torch.randn(2, 4, dtype=dtype)
+    assert all(torch.equal(a, b) for a, b in zip(cell(v), plain(v)))
+
+
+def test_cell_takes_what_lstm_cell_takes():
+    cell, v, h, c = cell_and_data(4, 3, 2, epsilon=2.0)
+    batch = cell(v, (h, c))
+    for i in range(2):  # unbatched; and each sample has a G of its own
+        torch.testing.assert_close(cell(v[i], (h[i], c[i])), tuple(x[i] for x in batch))
+    zero = torch.zeros_like(h)
+    torch.testing.assert_close(cell(v), cell(v, (zero, zero)))
+    with torch.no_grad():
+        torch.testing.assert_close(cell(v, (h, c)), tuple(x.detach() for x in batch))
+    single = cell.float()(v.float(), (h.float(), c.float()))
+    assert single[0].dtype == torch.float32
+    torch.testing.assert_close(single[1].double(), batch[1], rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ the layer
+
+@pytest.mark.parametrize('epsilon', [0.1, 1.0, 7.0])
+@pytest.mark.parametrize('given_hx', [True, False])
+@pytest.mark.parametrize('D, H, B', [(3, 4, 2), (4, 2, 1)])
+def test_layer_gradcheck(D, H, B, epsilon, given_hx):
+    layer, input, h, c = layer_and_data(D, H, B, 3, epsilon)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def f(input, h, c, *weights):
+        output, (h_n, c_n) = functional_call(layer, dict(zip(names, weights)), (input, (h, c) if given_hx else None))
+        return output, h_n, c_n
+
+    states = (h, c) if given_hx else (h.detach(), c.detach())
+    assert torch.autograd.gradcheck(f, (input, *states, *layer.parameters()))
+
+
+@pytest.mark.parametrize('D, H, B', [*SIZES, (6, 5, 3)])
+@pytest.mark.parametrize('T', [1, 4, 35])  # 35 steps fill more than two chunks of the backward pass
+@pytest.mark.parametrize('epsilon', [0.1, 7.0])
+def test_layer_equals_the_looped_cell(D, H, B, T, epsilon):
+    layer, input, h, c = layer_and_data(D, H, B, T, epsilon)
+    cell = ProxLSTMCell(D, H, epsilon=epsilon, dtype=torch.float64)
+    cell.load_state_dict({name.removesuffix('_l0'): x for name, x in layer.state_dict().items()})
+    state, looped = (h[0], c[0]), []
+    for v in input:
+        state = cell(v, state)
+        looped.append(state[0])
+    expected = torch.stack(looped), state[0], state[1]
+    output, (h_n, c_n) = layer(input, (h, c))
+    actual = output, h_n[0], c_n[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients(actual, [input, h, c, *layer.parameters()]),
+                               gradients(expected, [input, h, c, *cell.parameters()]), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize('used', [0, 1, 2])
+def test_layer_gradients_of_one_result_alone(used):
+    """output, h_n or c_n: those that the loss does not use pass no gradient, which must not be taken for garbage."""
+    layer, input, h, c = layer_and_data(3, 4, 2, 5, 2.0)
+    output, (h_n, c_n) = layer(input, (h, c))
+    expected_output, expected_c = oracle(2.0, input, h[0], c[0], list(layer.parameters()))
+    actual, expected = ((output, expected_output), (h_n[0], expected_output[-1]), (c_n[0], expected_c))[used]
+    leaves = [input, h, c, *layer.parameters()]
+    torch.testing.assert_close(gradients([actual], leaves), gradients([expected], leaves))
+
+
+@pytest.mark.parametrize('epsilon', [0, 2.0])
+def test_layer_takes_what_lstm_takes(epsilon):
+    """batch_first, unbatched input, absent states, in every combination with nn.LSTM's shapes."""
+    layer, input, h, c = layer_and_data(3, 4, 2, 5, epsilon)
+    output, (h_n, c_n) = layer(input, (h, c))
+    assert output.shape == (5, 2, 4) and h_n.shape == c_n.shape == (1, 2, 4)
+
+    first = ProxLSTM(3, 4, epsilon=epsilon, batch_first=True, dtype=torch.float64)
+    first.load_state_dict(layer.state_dict())
+    leaf = input.detach().transpose(0, 1).contiguous().requires_grad_()
+    first_output, states = first(leaf, (h, c))
+    torch.testing.assert_close((first_output.transpose(0, 1), *states), (output, h_n, c_n))
+    torch.testing.assert_close(gradients([first_output.transpose(0, 1)], [leaf])[0].transpose(0, 1),
+                               gradients([output], [input])[0])
+
+    alone, (alone_h, alone_c) = layer(input[:, 1], (h[:, 1], c[:, 1]))
+    torch.testing.assert_close((alone, alone_h, alone_c), (output[:, 1], h_n[:, 1], c_n[:, 1]))
+    zero = torch.zeros_like(h)
+    torch.testing.assert_close(layer(input), layer(input, (zero, zero)))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(input, (h, c))[0], output.detach())
+
+
+@pytest.mark.parametrize('epsilon', [0, 2.0])
+@pytest.mark.parametrize('enforce_sorted', [True, False])
+def test_layer_packed_equals_each_sequence_alone(epsilon, enforce_sorted):
+    layer, _, h, c = layer_and_data(3, 4, 3, 1, epsilon)
+    lengths = [6, 4, 1] if enforce_sorted else [4, 1, 6]
+    sequences = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in lengths]
+    packed, (h_n, c_n) = layer(pack_sequence(sequences, enforce_sorted=enforce_sorted), (h, c))
+    reference, _ = nn.LSTM(3, 4, dtype=torch.float64)(pack_sequence(sequences, enforce_sorted=enforce_sorted))
+    for field in ('batch_sizes', 'sorted_indices', 'unsorted_indices'):
+        a, b = getattr(packed, field), getattr(reference, field)
+        assert a is b is None or torch.equal(a, b)
+    output, _ = pad_packed_sequence(packed)
+    alone = [layer(x, (h[:, i], c[:, i])) for i, x in enumerate(sequences)]
+    for i, (n, (single, (single_h, single_c))) in enumerate(zip(lengths, alone)):
+        torch.testing.assert_close((output[:n, i], h_n[:, i], c_n[:, i]), (single, single_h, single_c))
+    leaves = [*sequences, h, c, *layer.parameters()]
+    torch.testing.assert_close(gradients([h_n, c_n], leaves), gradients(
+        [torch.stack([s[1][k] for s in alone], 1) for k in (0, 1)], leaves))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_layer_without_epsilon_is_lstm_bit_for_bit(dtype):
+    layer, input, h, c = layer_and_data(3, 4, 2, 5, 3.0, dtype)
+    lstm = nn.LSTM(3, 4, dtype=dtype)
+    lstm.load_state_dict(layer.state_dict(), strict=True)
+    for epsilon in (0, torch.tensor(0.0)):
+        (output, states), (expected, expected_states) = layer(input, (h, c), epsilon=epsilon), lstm(input, (h, c))
+        assert torch.equal(output, expected) and all(torch.equal(a, b) for a, b in zip(states, expected_states))
+    gradient, expected = gradients([output], [input]), gradients([expected], [input])
+    assert torch.equal(gradient[0], expected[0])
+
+
+def test_state_dicts_load_strictly_both_ways():
+    layer, lstm = ProxLSTM(3, 4, epsilon=2.0), nn.LSTM(3, 4)
+    layer.load_state_dict(lstm.state_dict(), strict=True)
+    lstm.load_state_dict(layer.state_dict(), strict=True)
+
+
+def test_epsilon_of_the_call_takes_the_place_of_the_layers_own():
+    layer, input, h, c = layer_and_data(3, 4, 2, 5, 3.0)
+    own = layer(input)[0]
+    assert torch.equal(layer(input, epsilon=3.0)[0], own)
+    assert torch.equal(layer(input, epsilon=torch.tensor(3.0))[0], own)
+    assert not torch.allclose(layer(input, epsilon=1.0)[0], own)
+
+
+def test_layer_in_float32_agrees_with_float64():
+    """Gradients to 1e-4 of their norm, at a size and with weights where the proximal map matters."""
+    torch.manual_seed(0)
+    layer = ProxLSTM(20, 30, epsilon=1.0)
+    with torch.no_grad():
+        layer.weight_ih_l0.mul_(1.5)
+    input = torch.randn(14, 9, 20, requires_grad=True)
+    single = gradients(layer(input)[:1], [input, *layer.parameters()])
+    layer.double()
+    wide = input.detach().double().requires_grad_()
+    double = gradients(layer(wide)[:1], [wide, *layer.parameters()])
+    for a, b in zip(single, double):
+        assert (a - b).norm() < 1e-4 * b.norm()
+
+
+def test_a_sample_with_a_tiny_or_a_nan_gradient_leaves_the_others_alone():
+    layer, input, h, c = layer_and_data(3, 4, 3, 4, 2.0)
+    weight = torch.randn(3, 4, dtype=torch.float64)
+    expected, = torch.autograd.grad((layer(input)[0][-1] * weight).sum(), input)
+    size = torch.tensor([[1.0], [1e-9], [0.0]], dtype=torch.float64)
+    actual, = torch.autograd.grad((layer(input)[0][-1] * weight * size).sum(), input)
+    torch.testing.assert_close(actual[:, 0], expected[:, 0])
+    torch.testing.assert_close(actual[:, 1] * 1e9, expected[:, 1])
+    assert not actual[:, 2].any()
+
+    spoiled = input.detach().clone()
+    spoiled[1, 1] = math.nan
+    output, (_, c_n) = layer(spoiled)
+    torch.testing.assert_close(output[:, ::2], layer(input)[0][:, ::2])
+    assert output[1:, 1].isnan().all() and c_n[0, 1].isnan().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('scale', [1, 30, 1000])
+def test_ill_conditioned_solves_meet_tolerance_or_warn(dtype, scale):
+    """Large weights and epsilon 1000: M c = s holds to the promised residual, or a warning says that it does not."""
+    torch.manual_seed(0)
+    weight = torch.randn(4 * 20, 30, dtype=dtype) * scale
+    alpha, b = torch.rand(5, 3, 20, dtype=dtype), torch.randn(5, 20, dtype=dtype)
+    cg = ConjugateGradients(weight, 1000.0, 5)
+    out = [torch.empty(5, n, dtype=dtype) for n in (20, 30, 60)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        cg.solve(alpha, cg.minus_diagonal(alpha), b, out)
+    G = (alpha.double()[..., None] * weight[:60].double().view(3, 20, 30)).sum(1)
+    residual = b - out[0] - 1000 * (G @ (G.mT @ out[0].double()[..., None]))[..., 0]
+    relative = residual.norm() / b.norm()
+    assert relative < 20 * cg.tolerance or [w.category for w in caught] == [RuntimeWarning]
+
+
+# ------------------------------------------------------------------------------------------------ both
+
+@pytest.mark.parametrize('module', [ProxLSTMCell(3, 4), ProxLSTM(3, 4)])
+def test_second_derivatives_are_refused_rather_than_wrong(module):
+    input = torch.randn(2, 3, requires_grad=True)
+    gradient, = torch.autograd.grad(module(input)[0].square().sum(), input, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2), 'much'])
+@pytest.mark.parametrize('make', [lambda epsilon: ProxLSTMCell(3, 4, epsilon=epsilon),
+                                  lambda epsilon: ProxLSTM(3, 4, epsilon=epsilon),
+                                  lambda epsilon: ProxLSTM(3, 4)(torch.zeros(2, 1, 3), epsilon=epsilon)])
+def test_bad_epsilon_is_refused(make, epsilon):
+    with pytest.raises(ValueError, match='epsilon is .*, expected a finite number that is not negative'):
+        make(epsilon)
+
+
+def test_an_epsilon_that_would_silently_get_no_gradient_is_refused():
+    with pytest.raises(ValueError, match='no gradient'):
+        ProxLSTM(3, 4)(torch.zeros(2, 1, 3), epsilon=torch.tensor(1.0, requires_grad=True))
+
+
+@pytest.mark.parametrize('option', [{'num_layers': 2}, {'bidirectional': True}, {'proj_size': 2}, {'dropout': 0.5},
+                                    {'bias': False}])
+def test_layer_refuses_what_it_cannot_do(option):
+    with pytest.raises(ValueError, match=f'{next(iter(option))}='):
+        ProxLSTM(3, 4, **option)
+    ProxLSTM(3, 4, num_layers=1, bias=True, dropout=0.0, bidirectional=False, proj_size=0)
+
+
+@pytest.mark.parametrize('input', [torch.zeros(2, 1, 5), torch.zeros(2, 1, 3, 1), torch.zeros(2, 1, 3).double(),
+                                   torch.zeros(0, 1, 3)])
+def test_layer_refuses_input_that_lstm_refuses(input):
+    for epsilon in (0, 1.0):
+        with pytest.raises((ValueError, RuntimeError)):
+            ProxLSTM(3, 4, epsilon=epsilon)(input)
+
+
+def test_layer_refuses_half_precision():
+    with pytest.raises(ValueError, match='float32 or float64'):
+        ProxLSTM(3, 4, dtype=torch.bfloat16)(torch.zeros(2, 1, 3, dtype=torch.bfloat16))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('epsilon', [0, 2.0])
+def test_cuda_agrees_with_the_cpu(epsilon):
+    for module, input in ((ProxLSTM(5, 4, epsilon=epsilon).double(), torch.randn(6, 3, 5).double()),
+                          (ProxLSTMCell(5, 4, epsilon=epsilon).double(), torch.randn(3, 5).double())):
+        results = []
+        for device in ('cpu', 'cuda'):
+            module.to(device)
+            leaf = input.to(device).detach().requires_grad_()
+            output = module(leaf)[0]
+            results.append([output, *torch.autograd.grad(output.square().sum(), [leaf, *module.parameters()])])
+        for a, b in zip(*results):
+            torch.testing.assert_close(b.cpu(), a)

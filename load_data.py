@@ -90,6 +90,11 @@ def sequences_of(batches):
     return [x[:n].numpy() for batch in batches for x, n in zip(batch.inputs, batch.lengths)]
 
 
+def targets_of(batches):
+    """The classes of a list of `Batch`, in order: an int64 array."""
+    return torch.cat([batch.targets for batch in batches]).numpy()
+
+
 def seen_in_training(train, test):
     """Which test sequences also occur, value for value, in training: bool [number of test sequences], in test order."""
     known = {(x.shape, x.tobytes()) for x in sequences_of(train)}
@@ -181,9 +186,9 @@ def main():
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f'{error}\n')
     for name, batches in {'train': train, 'test': test}.items():
-        lengths, targets = torch.cat([b.lengths for b in batches]), torch.cat([b.targets for b in batches])
-        print(f'{name}: {len(lengths)} sequences of {lengths.min()} to {lengths.max()} steps, '
-              f'{batches[0].inputs.shape[2]} features, {len(targets.unique())} classes')
+        lengths = [len(x) for x in sequences_of(batches)]
+        print(f'{name}: {len(lengths)} sequences of {min(lengths)} to {max(lengths)} steps, '
+              f'{batches[0].inputs.shape[2]} features, {len(np.unique(targets_of(batches)))} classes')
     print(f'{int(seen_in_training(train, test).sum())} of the test sequences also occur in training')
 
 

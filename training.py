@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from Classifier import PLACEMENTS, LSTMClassifier
-from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_training, sequences_of
+from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no display)
@@ -46,6 +46,7 @@ OPTIMISER = {'plain': {'lr': 1e-3, 'weight_decay': 1e-3},
              'AdvLSTM': {'lr': 5e-4, 'weight_decay': 1e-4},
              'ProxLSTM': {'lr': 1e-3, 'weight_decay': 1e-3}}
 GRIDS = {'AdvLSTM': (0, 0.03, 0.1, 0.3, 1, 2, 3, 5, 10), 'ProxLSTM': (0, 0.1, 0.3, 1, 2, 3, 5, 10, 30)}
+EVALUATION_BATCH = 128  # sequences: no prediction depends on it, and large batches are fast
 PREFIX = {'plain': 'base', 'AdvLSTM': 'adv', 'ProxLSTM': 'prox'}
 
 
@@ -155,6 +156,7 @@ def cost(task):
 def assignment(args, train, test):
     """Sections 2 to 6. Returns the entries of results.json."""
     unseen = ~seen_in_training(train, test)
+    test = make_batches(sequences_of(test), targets_of(test), EVALUATION_BATCH)
     variants = {'': {}}
     variants |= {f'dropout {p} {probability}': {'dropout': {p: probability}} for p, probability in args.dropout}
     variants |= {f'batch norm {p}': {'batch_norm': [p]} for p in args.batch_norm}
@@ -228,7 +230,7 @@ def tune(args, mode, train):
 
     Every fold trains a base of its own. Returns one record per fold and epsilon, its accuracy that of the last epoch.
     """
-    sequences, labels = sequences_of(train), torch.cat([batch.targets for batch in train]).numpy()
+    sequences, labels = sequences_of(train), targets_of(train)
     folds = []
     for repeat in range(args.repeats):
         order = np.random.default_rng(repeat).permutation(len(labels))
@@ -236,8 +238,8 @@ def tune(args, mode, train):
         for fold in range(args.folds):
             held_out = np.zeros(len(labels), dtype=bool)
             held_out[order[fold::args.folds]] = True  # dealt round, so that each fold has its share of each class
-            folds.append([make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], args.batch_size)
-                          for part in (~held_out, held_out)])
+            folds.append([make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
+                          for part, size in ((~held_out, args.batch_size), (held_out, EVALUATION_BATCH))])
 
     def task(mode, epsilon, seed, state):
         fold_train, fold_test = folds[seed]

@@ -275,27 +275,26 @@ def tuning_table(records):
 # ---------------------------------------------------------------------------------------------- figures and table
 
 def plot_accuracy(path, title, curves, unseen_differs):
-    """Accuracy against epoch: the mean over seeds, and a band of one standard deviation, for each (label, runs)."""
-    panels = [('test_accuracy', 'all test sequences (the assignment\'s)')]
+    """Accuracy against epoch for each (label, runs): the mean over seeds, and bars of one standard deviation."""
+    panels = {'test_accuracy': 'all test sequences, the assignment\'s partition'}
     if unseen_differs:
-        panels.append(('unseen_accuracy', 'those not in training'))
-    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 5.5 * len(panels), 4.6), sharey=True, squeeze=False,
+        panels['unseen_accuracy'] = 'the test sequences that are not in training'
+    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 5.5 * len(panels), 5), sharey=True, squeeze=False,
                                 layout='constrained')
     styles = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))]
     shades = ['black', 'tab:blue', 'tab:orange', 'tab:red', 'tab:green', 'tab:purple']
-    low = 1.0
-    for ax, (key, panel) in zip(axes[0], panels):
-        for (label, runs), style, shade in zip(curves, styles, shades):
+    floor = 100.0
+    for ax, (key, panel) in zip(axes[0], panels.items()):
+        for k, (label, runs) in enumerate(curves):
             y = 100 * np.array([run['history'][key] for run in runs])
-            epoch = np.arange(1, y.shape[1] + 1)
             mean, deviation = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
-            ax.plot(epoch, mean, linestyle=style, color=shade, linewidth=1.4, label=label)
-            ax.fill_between(epoch, mean - deviation, mean + deviation, color=shade, alpha=0.12, linewidth=0)
-            low = min(low, np.percentile(mean, 10) / 100)
-        ax.set(title=panel, xlabel='epoch', ylim=(max(0, 100 * low - 4), 100))
+            ax.errorbar(np.arange(1, y.shape[1] + 1), mean, deviation, errorevery=(3 + 3 * k, 20), label=label,
+                        linestyle=styles[k % 6], color=shades[k % 6], linewidth=1.5, elinewidth=0.9, capsize=3)
+            floor = min(floor, np.percentile(mean, 10))
+        ax.set(title=panel, xlabel='epoch', ylim=(max(0, floor - 3), 100))
         ax.grid(alpha=0.3)
-    axes[0, 0].set_ylabel('accuracy (%), mean ± sd over seeds')
-    axes[0, -1].legend(loc='lower right')
+    axes[0, 0].set_ylabel('accuracy (%), mean ± standard deviation over seeds')
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=min(len(curves), 6))
     figure.suptitle(title)
     save_figure(path, figure)
 
@@ -309,7 +308,7 @@ def plot_runs(folder, args, runs, unseen_differs):
     for mode in ('AdvLSTM', 'ProxLSTM'):
         best = best_epsilon(args, mode)
         curves = [('ε = 0 (control)', select(mode, 0.0))]
-        curves += [(f'ε = {epsilon:g}{" (best)" if epsilon == best else ""}', select(mode, epsilon))
+        curves += [(f'ε = {epsilon:g}{" (chosen)" if epsilon == best else ""}', select(mode, epsilon))
                    for epsilon in sorted({*SWEEPS[mode]['epsilons'], best})]
         plot_accuracy(folder / f'{mode}.png', f'{mode}, from the saved base model', curves, unseen_differs)
     best = best_epsilon(args, 'ProxLSTM')

@@ -46,17 +46,47 @@ def looped(cell, input):
     return torch.stack(output)
 
 
+class UnitByUnit(torch.autograd.Function):
+    """`ProxLSTM.ProximalStep` as the assignment's formulas read: G one row after the other, (6) and (8) likewise."""
+
+    @staticmethod
+    def forward(ctx, epsilon, *inputs):
+        with torch.enable_grad():
+            v, h, c, *weights = [x.detach().requires_grad_() for x in inputs]
+            h_next, s = torch.lstm_cell(v, (h, c), *weights)
+            G = torch.stack([torch.autograd.grad(s[:, k].sum(), v, retain_graph=True)[0] for k in range(s.shape[1])], 1)
+        M = torch.eye(s.shape[1], dtype=s.dtype, device=s.device) + epsilon * G @ G.mT
+        c_next = torch.linalg.solve(M, s.detach())
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(M, G, c_next, *inputs)
+        return h_next.detach(), c_next
+
+    @staticmethod
+    def backward(ctx, grad_h, grad_c):
+        M, G, c_next, *inputs = ctx.saved_tensors
+        a = torch.linalg.solve(M, grad_c)
+        grad_G = -ctx.epsilon * (a[:, :, None] * c_next[:, None] + c_next[:, :, None] * a[:, None]) @ G
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in inputs]
+            v, h, c, *weights = inputs
+            h_next, s = torch.lstm_cell(v, (h, c), *weights)
+            grads = torch.autograd.grad((h_next * grad_h).sum() + (s * a).sum(), inputs, retain_graph=True)
+            for k in range(s.shape[1]):
+                row, = torch.autograd.grad(s[:, k].sum(), v, create_graph=True)
+                more = torch.autograd.grad((row * grad_G[:, k]).sum(), inputs, retain_graph=True,
+                                           allow_unused=True, materialize_grads=True)
+                grads = [x + y for x, y in zip(grads, more)]
+        return None, *grads
+
+
 class LoopOverUnits(nn.LSTMCell):
-    """The proximal cell as its formulas read: one row of G after the other, and autograd through all of them."""
+    """The cell of `UnitByUnit`."""
 
     epsilon = 1.0
 
     def forward(self, input, hx=None):
-        h, s = super().forward(input, hx)
-        rows = [torch.autograd.grad(s[:, k].sum(), input, create_graph=True)[0] for k in range(self.hidden_size)]
-        G = torch.stack(rows, 1)
-        M = torch.eye(self.hidden_size, dtype=G.dtype, device=G.device) + self.epsilon * G @ G.mT
-        return h, torch.linalg.solve(M, s)
+        h, c = hx or 2 * (input.new_zeros(len(input), self.hidden_size),)
+        return UnitByUnit.apply(self.epsilon, input, h, c, *self.parameters())
 
 
 def largest_eigenvalue(lstm, input, factor):

@@ -1,0 +1,47 @@
+"""What README.md shows is what the code and the committed run give.
+
+    python -m pytest tests/test_readme.py
+"""
+
+import json
+import re
+from pathlib import Path
+
+from training import BEST_EPSILON, SWEEPS, closing_table, tuning_table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def test_the_example_of_the_layer_runs():
+    code, = re.findall(r'```python\n(.*?)```', README, flags=re.DOTALL)
+    assert len(code.splitlines()) <= 12
+    exec(compile(code, 'README.md', 'exec'), {})
+
+
+def test_the_result_table_is_the_committed_runs():
+    results = json.loads((ROOT / 'report' / 'results.json').read_text())
+    assert closing_table(results['runs']) in README
+    assert results['config']['adv_epsilon'] == BEST_EPSILON['AdvLSTM']
+    assert results['config']['prox_epsilon'] == BEST_EPSILON['ProxLSTM']
+    assert results['config']['seeds'] >= 3 and results['config']['epochs'] == 100
+
+
+def test_the_committed_best_epsilons_are_those_that_cross_validation_chose():
+    for mode, name in (('AdvLSTM', 'tune_adv'), ('ProxLSTM', 'tune_prox')):
+        table, best = tuning_table(json.loads((ROOT / 'report' / f'{name}.json').read_text())['runs'])
+        assert best == BEST_EPSILON[mode] and table in README
+
+
+def test_every_figure_shown_and_every_file_named_is_there():
+    names = re.findall(r'\]\(([^):]+)\)', README) + re.findall(r'`([\w/]+\.(?:py|md|txt|mat))`', README)
+    assert len(names) > 8
+    for name in names:
+        assert (ROOT / name).exists(), name
+
+
+def test_both_commands_install_what_they_need_first():
+    commands = re.findall(r'```sh\n(.*?)```', README, flags=re.DOTALL)
+    assert 'pip install -r requirements.txt && python training.py\n' in commands
+    assert 'pip install -r requirements.txt && python -m pytest\n' in commands
+    assert set(SWEEPS) == set(BEST_EPSILON)

@@ -26,17 +26,14 @@ import time
 from pathlib import Path
 
 import joblib
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from Classifier import PLACEMENTS, LSTMClassifier
 from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no display)
 
 # The assignment's epsilons and the epochs it grants them, and the epsilon that cross-validation chose (--tune).
 SWEEPS = {'AdvLSTM': {'epsilons': (0.01, 0.1, 1.0), 'epochs': 50},
@@ -279,8 +276,8 @@ def plot_accuracy(path, title, curves, unseen_differs):
     panels = {'test_accuracy': 'all test sequences, the assignment\'s partition'}
     if unseen_differs:
         panels['unseen_accuracy'] = 'the test sequences that are not in training'
-    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 5.5 * len(panels), 5), sharey=True, squeeze=False,
-                                layout='constrained')
+    figure = Figure(figsize=(1 + 5.5 * len(panels), 5), layout='constrained')
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     styles = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))]
     shades = ['black', 'tab:blue', 'tab:orange', 'tab:red', 'tab:green', 'tab:purple']
     floor = 100.0
@@ -294,7 +291,7 @@ def plot_accuracy(path, title, curves, unseen_differs):
         ax.set(title=panel, xlabel='epoch', ylim=(max(0, floor - 3), 100))
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel('accuracy (%), mean ± standard deviation over seeds')
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=min(len(curves), 6))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     figure.suptitle(title)
     save_figure(path, figure)
 
@@ -323,7 +320,8 @@ def plot_tuning(path, mode, records):
     """Validation accuracy against epsilon, mean ± standard error over folds."""
     epsilons = sorted({record['epsilon'] for record in records})
     values = [[100 * r['accuracy'] for r in records if r['epsilon'] == epsilon] for epsilon in epsilons]
-    figure, ax = plt.subplots(figsize=(6.5, 4), layout='constrained')
+    figure = Figure(figsize=(6.5, 4), layout='constrained')
+    ax = figure.subplots()
     ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values], [np.std(v) / math.sqrt(len(v)) for v in values],
                 fmt='ko-', capsize=3)
     ax.set(title=f'{mode}: cross-validation within the training set', xlabel='ε', ylabel='accuracy on held-out folds (%)'
@@ -379,7 +377,6 @@ def write_results(path, config, runs):
 def save_figure(path, figure):
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format='png')
-    plt.close(figure)
     write(path, buffer.getvalue())
 
 
@@ -489,6 +486,9 @@ def main():
             (args.output_dir / folder).mkdir(parents=True, exist_ok=True)
         config = {key: value for key, value in vars(args).items() if key not in ('output_dir', 'jobs', 'dry_run')}
         config |= {'data': args.data.name, 'data_sha256': digest, 'torch': torch.__version__}
+        if 'output' in args.batch_norm and any(len(batch.targets) == 1 for batch in train):
+            raise ValueError(f'--batch-norm output needs two sequences in every minibatch, but --batch-size '
+                             f'{args.batch_size} leaves one with a single sequence')
         if train[0].inputs.shape[2] == 1:
             print('The data has a single feature: its steps are not normalised, which would leave only their signs.')
         plots = args.output_dir / 'plots'

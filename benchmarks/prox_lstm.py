@@ -20,16 +20,14 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-matplotlib.use('Agg')
 
-from matplotlib import pyplot as plt  # noqa: E402
 from ProxLSTM import ProxLSTM, ProxLSTMCell  # noqa: E402
 from training import positive, positive_int, save_figure  # noqa: E402
 
@@ -199,8 +197,8 @@ def draw(path, epsilon, device, repetitions):
                [measure(64, H, 14, epsilon, device, repetitions, cells=False) for H in hidden]),
               ('ε', epsilons, 'D = 64, H = 50, T = 14',
                [measure(64, 50, 14, e, device, repetitions, cells=False) for e in epsilons])]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
-    for ax, (name, values, title, rows) in zip(axes, panels):
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    for ax, (name, values, title, rows) in zip(figure.subplots(1, 2), panels):
         ratios = [row[0][1] for row in rows]
         medians = [statistics.median(r) for r in ratios]
         ax.errorbar(values, medians, [[m - min(r) for m, r in zip(medians, ratios)],

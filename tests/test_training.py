@@ -288,6 +288,11 @@ def test_bad_data_ends_with_one_sentence_and_touches_nothing(tmp_path):
     assert (tmp_path / 'plots' / 'results.json').read_text() == 'kept'
 
 
+def test_batch_norm_of_a_single_value_is_refused_before_any_training(tmp_path):
+    done = program('--batch-norm', 'output', '--batch-size', 269, '--dry-run', '--output-dir', tmp_path)
+    assert done.returncode == 2 and '--batch-norm output needs two sequences' in done.stderr
+
+
 @pytest.mark.skipif(os.name != 'posix', reason='a file in a folder\'s place, as POSIX reports it')
 def test_unusable_output_folder_ends_with_one_sentence(tmp_path):
     (tmp_path / 'plots').write_text('a file, not a folder')

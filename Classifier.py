@@ -70,8 +70,8 @@ class LSTMClassifier(nn.Module):
         recurrence with `epsilon`, or the layer's own. In training, `v` keeps the LSTM input [B, T', out_channels]
         before `r`, for gradients with respect to it.
 
-        Raises ValueError for an unknown mode, for an `r` or `epsilon` that the mode would ignore, and for a sequence
-        shorter than the convolution kernel.
+        Raises ValueError for an unknown mode, for an `r` or `epsilon` that the mode would ignore, and for a
+        length below that of the convolution kernel or above T.
         """
         if mode not in MODES:
             raise ValueError(f'mode is {mode!r}, expected one of {", ".join(MODES)}')
@@ -79,9 +79,12 @@ class LSTMClassifier(nn.Module):
             raise ValueError(f"r is for mode 'AdvLSTM', not {mode!r}")
         if mode != 'ProxLSTM' and epsilon is not None:
             raise ValueError(f"epsilon is for mode 'ProxLSTM', not {mode!r}; in 'AdvLSTM' pass r multiplied by it")
+        lengths = lengths.to(input.device)
         if lengths.min() < self.kernel_size:
             raise ValueError(f"a sequence has {lengths.min()} steps, fewer than the convolution kernel's "
                              f'{self.kernel_size}')
+        if lengths.max() > input.shape[1]:
+            raise ValueError(f'lengths go up to {lengths.max()}, but the input has {input.shape[1]} steps')
 
         x = F.normalize(input, dim=2) if self.input_size > 1 else input
         x = self.regularise('input', x, lengths)

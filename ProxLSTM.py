@@ -77,7 +77,8 @@ class ProxLSTMCell(nn.LSTMCell):
     zero where `hx` is absent; float32 or float64. The parameters keep their names, so state dicts are exchangeable.
     Gradients reach the input, both states and all parameters, once: a second differentiation raises RuntimeError.
 
-    Raises ValueError for a negative or non-finite epsilon.
+    Raises ValueError for a negative or non-finite epsilon, and torch.linalg.LinAlgError where the matrix is not
+    positive definite: for NaN in the input, or where ε G Gᵀ exhausts the precision.
     """
 
     def __init__(self, input_size, hidden_size, *, epsilon=1.0, device=None, dtype=None):
@@ -102,7 +103,7 @@ class ConjugateGradients:
     """Solve (I + ε G Gᵀ) x = b for B systems at once, whose G = Σ_x diag(α_x) W_x is never formed.
 
     x runs over the LSTM's gates i, f and g, and W_x [H, D] are their rows of `weight_ih`. The systems share their step
-    lengths, each with its right-hand side scaled to norm 1, so that an iteration is two matrix products and a few
+    lengths, each with its right-hand side scaled to maximum norm 1, so that an iteration is two matrix products and a few
     operations on [B, H]. It stops at a relative residual (root mean square over the systems) of `TOLERANCE`, which the
     closing step improves on. A system too ill-conditioned to be solved that well gives a RuntimeWarning.
 
@@ -132,7 +133,8 @@ class ConjugateGradients:
             self.minus_Q = torch.linalg.inv(scaled).neg_()
         self.tolerance = self.TOLERANCE[weight_ih.dtype]
         self.tiny = torch.finfo(weight_ih.dtype).tiny
-        # M p, p, Gᵀp and ε W Gᵀp lie side by side, and so do the sums of their multiples: one operation advances all.
+        # M p, p, Gᵀp and ε W Gᵀp lie side by side, and so do −r, x, y and w, to which the same multiple of each is added
+        # in every iteration: one operation advances all. For this the residual is kept negative.
         shapes = (batch, H), (batch, H), (batch, D), (batch, 3 * H)
         sizes = [rows * columns for rows, columns in shapes]
         self.direction, self.solution = weight_ih.new_empty(2, sum(sizes))
@@ -140,8 +142,8 @@ class ConjugateGradients:
         self.Mp, self.p, self.y, self.w = (x.view(shape) for x, shape in zip(self.direction.split(sizes), shapes))
         self.minus_r, *self.xyw = (x.view(shape) for x, shape in zip(self.solution.split(sizes), shapes))
         self.z, self.u = weight_ih.new_empty(batch, H), weight_ih.new_empty(batch, 3, H)
-        self.z_flat, self.u_flat, self.p_row, self.w_gates = self.z.view(-1), self.u.flatten(1), self.p[:, None], \
-            self.w.chunk(3, 1)
+        self.z_flat, self.u_flat, self.p_row = self.z.view(-1), self.u.flatten(1), self.p[:, None]
+        self.w_gates = self.w.chunk(3, 1)
 
     def scale(self, alpha_g):
         """The diagonal of E for alpha_g [..., H]."""
@@ -158,7 +160,7 @@ class ConjugateGradients:
         """Write x [B, H], y = Gᵀx [B, D] and w = ε W y [B, 3H] to `out`, for alpha [B, 3, H], its scale(), b [B, H]."""
         Mp, p, y, w, u, z, p_row = self.Mp, self.p, self.y, self.w, self.u, self.z, self.p_row
 
-        minus_norm = torch.linalg.vector_norm(b, dim=1, keepdim=True).clamp_min_(self.tiny).neg_()
+        minus_norm = torch.linalg.vector_norm(b, math.inf, dim=1, keepdim=True).clamp_min_(self.tiny).neg_()
         self.solution.zero_()
         torch.div(b, minus_norm, out=self.minus_r)
         self.precondition(self.minus_r, scale, out=p)
@@ -180,15 +182,19 @@ class ConjugateGradients:
             torch.mm(self.u_flat, self.W, out=y)
             torch.mm(y, self.epsilon_W_T, out=w)
             torch.addcmul(p, alpha_i, w_i, out=Mp).addcmul_(alpha_f, w_f).addcmul_(alpha_g, w_g)
-            step = rz / torch.dot(self.p_flat, self.Mp_flat).item()
+            curvature = torch.dot(self.p_flat, self.Mp_flat).item()
+            if not curvature > 0:
+                break
+            step = rz / curvature
             self.solution.add_(self.direction, alpha=step)
             self.precondition(self.minus_r, scale, out=z)
             rz, previous = -torch.dot(self.minus_r_flat, self.z_flat).item(), rz
             torch.add(z, p, alpha=rz / previous, out=p)
             iterations += 1
-        if iterations > self.TRUSTED_ITERATIONS or rz < 0:
+        if iterations > self.TRUSTED_ITERATIONS or not 0 <= rz <= goal:
             self.verify(alpha, b / -minus_norm)
-        self.xyw[0].add_(p, alpha=step)  # one more step of the last length is nearly the next one, and needs no product
+        # One more step of x, of the last length, is nearly the next one and needs no product. (y and w stay behind.)
+        self.xyw[0].add_(p, alpha=step)
         norm = minus_norm.neg_()
         for value, result in zip(self.xyw, out):
             torch.mul(value, norm, out=result)
@@ -320,16 +326,18 @@ class ProxLSTM(nn.LSTM):
     layer's own in one call; 0 is exactly `nn.LSTM`. The parameters keep their names, so state dicts are exchangeable
     with `nn.LSTM`. Gradients can be taken once: a second differentiation raises RuntimeError.
 
-    The linear systems are solved iteratively, in float32 to a relative accuracy of about 1e-4 in the gradients (and
-    within that a sample's result depends on its batch), in float64 nearly to round-off.
+    The linear systems are solved iteratively: in float64 nearly to round-off, in float32 so that gradients have a
+    relative error of 1e-5 to 1e-4 for ε up to 2, a few times that for ε of 5 to 30 (and within that a sample's result
+    depends on its batch).
 
-    Raises ValueError for a negative or non-finite epsilon, for options of `nn.LSTM` that are not supported (several
-    layers, no bias, dropout, bidirectional, projections) and for input that `nn.LSTM` would refuse.
+    Raises ValueError for a negative or non-finite epsilon and for options of `nn.LSTM` that are not supported (several
+    layers, no bias, dropout, bidirectional, projections); ValueError or RuntimeError for input of a wrong shape or type.
     """
 
-    def __init__(self, input_size, hidden_size, *, epsilon=1.0, batch_first=False, device=None, dtype=None, **others):
-        for name, value in others.items():
-            supported = {'num_layers': 1, 'bias': True, 'dropout': 0.0, 'bidirectional': False, 'proj_size': 0}
+    def __init__(self, input_size, hidden_size, num_layers=1, *, epsilon=1.0, batch_first=False, device=None,
+                 dtype=None, **others):
+        supported = {'num_layers': 1, 'bias': True, 'dropout': 0.0, 'bidirectional': False, 'proj_size': 0}
+        for name, value in {'num_layers': num_layers, **others}.items():
             if name not in supported:
                 raise TypeError(f'ProxLSTM has no option {name!r}')
             if value != supported[name]:
@@ -338,7 +346,7 @@ class ProxLSTM(nn.LSTM):
         self.epsilon = check_epsilon(epsilon)
 
     def forward(self, input, hx=None, epsilon=None):
-        epsilon = self.epsilon if epsilon is None else check_epsilon(epsilon)
+        epsilon = check_epsilon(self.epsilon if epsilon is None else epsilon)
         if epsilon == 0:
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):

@@ -98,7 +98,7 @@ def targets_of(batches):
 def seen_in_training(train, test):
     """Which test sequences also occur, value for value, in training: bool [number of test sequences], in test order."""
     known = {(x.shape, x.tobytes()) for x in sequences_of(train)}
-    return torch.tensor([(x.shape, x.tobytes()) in known for x in sequences_of(test)])
+    return torch.tensor([(x.shape, x.tobytes()) in known for x in sequences_of(test)], dtype=torch.bool)
 
 
 def _read_mat(path):

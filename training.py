@@ -43,8 +43,9 @@ OPTIMISER = {'plain': {'lr': 1e-3, 'weight_decay': 1e-3},
              'AdvLSTM': {'lr': 5e-4, 'weight_decay': 1e-4},
              'ProxLSTM': {'lr': 1e-3, 'weight_decay': 1e-3}}
 GRIDS = {'AdvLSTM': (0, 0.03, 0.1, 0.3, 1, 2, 3, 5, 10), 'ProxLSTM': (0, 0.1, 0.3, 1, 2, 3, 5, 10, 30)}
-EVALUATION_BATCH = 128  # sequences: no prediction depends on it, and large batches are fast
+EVALUATION_BATCH = 128  # sequences: large batches are fast
 PREFIX = {'plain': 'base', 'AdvLSTM': 'adv', 'ProxLSTM': 'prox'}
+MODES = {prefix: mode for mode, prefix in PREFIX.items()}
 
 
 # ---------------------------------------------------------------------------------------------- one epoch
@@ -63,17 +64,22 @@ def compute_perturbation(loss, model):
     return torch.where(peak > 0, r, 0)
 
 
-def train_model(model, train_iter, optimizer, mode='plain', epsilon=0.0, clip_value=0.1):
+def train_model(model, train_iter, optimizer, mode='plain', epsilon=None, clip_value=0.1):
     """One epoch of training in `mode`, each gradient entry clipped to ±`clip_value`.
 
-    In mode 'AdvLSTM' the loss is F(v) + F(v + εr), in mode 'ProxLSTM' epsilon is the recurrence's. Returns the loss
-    F(v) and the accuracy, each a mean over sequences, of the forward passes made on the way.
+    In mode 'AdvLSTM' the loss is F(v) + F(v + εr), in mode 'ProxLSTM' epsilon is the recurrence's (None: its own). The
+    pass at v + εr is a forward pass of its own: dropout draws again, and batch normalisation counts it too. Returns the
+    loss F(v) and the accuracy, each a mean over sequences, of the forward passes made on the way.
+
+    Raises ValueError for mode 'AdvLSTM' without an epsilon, and for 'plain' with one.
     """
+    if mode == 'AdvLSTM' and epsilon is None:
+        raise ValueError("mode 'AdvLSTM' needs an epsilon")
     model.train()
     total_loss, correct, count = 0.0, 0, 0
     for inputs, targets, lengths in train_iter:
         optimizer.zero_grad()
-        logits = model(inputs, lengths, mode=mode, epsilon=epsilon if mode == 'ProxLSTM' else None)
+        logits = model(inputs, lengths, mode=mode, epsilon=None if mode == 'AdvLSTM' else epsilon)
         loss = F.cross_entropy(logits, targets)
         objective = loss
         if mode == 'AdvLSTM':
@@ -95,7 +101,7 @@ def eval_model(model, test_iter, mode='plain', epsilon=None):
     logits = torch.cat([model(inputs, lengths, mode=mode, epsilon=epsilon) for inputs, _, lengths in test_iter])
     targets = torch.cat([targets for _, targets, _ in test_iter])
     correct = logits.argmax(1) == targets
-    return F.cross_entropy(logits, targets).item(), correct.double().mean().item(), correct
+    return F.cross_entropy(logits, targets).item(), correct.sum().item() / len(correct), correct
 
 
 # ---------------------------------------------------------------------------------------------- one run
@@ -103,16 +109,17 @@ def eval_model(model, test_iter, mode='plain', epsilon=None):
 def train_run(mode, epsilon, seed, variant, model_arguments, hyperparameters, state, train, test, unseen, device):
     """Train one model from `state` (None: from scratch) and evaluate it after every epoch, on one thread.
 
-    A function of its arguments alone: the same ones give the same numbers on the same machine. `variant` only names
+    A function of its arguments alone: on the same machine's CPU the same ones give the same numbers. `variant` only names
     the run; `unseen` (bool [number of test sequences]) marks the test sequences that do not occur in training.
-    Returns the entry for results.json and the checkpoint.
+    Returns the entry for results.json and the checkpoint. Where no test sequence is unseen, that accuracy is None.
     """
     start = time.perf_counter()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train, test = ([Batch(*(x.to(device) for x in batch)) for batch in batches] for batches in (train, test))
     history = {'train_loss': [], 'train_accuracy': [], 'test_accuracy': [], 'unseen_accuracy': []}
     model_arguments = {**model_arguments, 'epsilon': epsilon if mode == 'ProxLSTM' else 0.0}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[] if torch.device(device).type == 'cpu' else None):
         torch.manual_seed(seed)
         model = LSTMClassifier(**model_arguments).to(device)
         if state is not None:
@@ -120,12 +127,14 @@ def train_run(mode, epsilon, seed, variant, model_arguments, hyperparameters, st
         optimizer = torch.optim.Adam(model.parameters(), lr=hyperparameters['lr'],
                                      weight_decay=hyperparameters['weight_decay'])
         for _ in range(hyperparameters['epochs']):
-            loss, accuracy = train_model(model, train, optimizer, mode, epsilon, hyperparameters['clip_value'])
+            loss, accuracy = train_model(model, train, optimizer, mode, None if mode == 'plain' else epsilon,
+                                         hyperparameters['clip_value'])
             _, test_accuracy, correct = eval_model(model, test, mode)
             history['train_loss'].append(loss)
             history['train_accuracy'].append(accuracy)
             history['test_accuracy'].append(test_accuracy)
-            history['unseen_accuracy'].append(correct[unseen].double().mean().item())
+            history['unseen_accuracy'].append(correct[unseen].sum().item() / unseen.sum().item() if unseen.any() else None)
+    torch.set_num_threads(threads)
     run = {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant, 'hyperparameters': hyperparameters,
            'history': history, 'seconds': round(time.perf_counter() - start, 2)}
     return run, {'arguments': model_arguments, 'state_dict': {k: x.cpu() for k, x in model.state_dict().items()}}
@@ -170,7 +179,7 @@ def assignment(args, train, test):
                 'state': state, 'train': train, 'test': test, 'unseen': unseen, 'device': args.device}
 
     def checkpoint_path(mode, epsilon, seed, variant):
-        name = '_'.join([PREFIX[mode], *([f'epsilon{epsilon:g}'] if mode != 'plain' else []),
+        name = '_'.join([PREFIX[mode], *([f'epsilon{epsilon}'] if mode != 'plain' else []),
                          *([variant.replace(' ', '-')] if variant else []), f'seed{seed}'])
         return args.output_dir / 'checkpoints' / f'{name}.pt'
 
@@ -273,12 +282,12 @@ def tuning_table(records):
 
 def plot_accuracy(path, title, curves, unseen_differs):
     """Accuracy against epoch for each (label, runs): the mean over seeds, and bars of one standard deviation."""
-    panels = {'test_accuracy': 'all test sequences, the assignment\'s partition'}
+    panels = {'test_accuracy': 'all test sequences'}
     if unseen_differs:
         panels['unseen_accuracy'] = 'the test sequences that are not in training'
     figure = Figure(figsize=(1 + 5.5 * len(panels), 5), layout='constrained')
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
-    styles = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))]
+    styles = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))]
     shades = ['black', 'tab:blue', 'tab:orange', 'tab:red', 'tab:green', 'tab:purple']
     floor = 100.0
     for ax, (key, panel) in zip(axes[0], panels.items()):
@@ -286,7 +295,7 @@ def plot_accuracy(path, title, curves, unseen_differs):
             y = 100 * np.array([run['history'][key] for run in runs])
             mean, deviation = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
             ax.errorbar(np.arange(1, y.shape[1] + 1), mean, deviation, errorevery=(3 + 3 * k, 20), label=label,
-                        linestyle=styles[k % 6], color=shades[k % 6], linewidth=1.5, elinewidth=0.9, capsize=3)
+                        linestyle=styles[k % 7], color=shades[k % 6], linewidth=1.5, elinewidth=0.9, capsize=3)
             floor = min(floor, np.percentile(mean, 10))
         ax.set(title=panel, xlabel='epoch', ylim=(max(0, floor - 3), 100))
         ax.grid(alpha=0.3)
@@ -348,7 +357,8 @@ def closing_table(runs):
                                  for seed, history in histories.items()], sign='+')
         name = {'plain': 'base'}.get(mode, mode) + (f', {variant}' if variant else '')
         epsilon = '' if mode == 'plain' else f'{epsilon:g}'
-        lines.append(f'| {name} | {epsilon} | {epochs} | {spread(final)} | {spread(unseen)} | {difference} |')
+        lines.append(f'| {name} | {epsilon} | {epochs} | {spread(final)} | '
+                     f'{"" if None in unseen else spread(unseen)} | {difference} |')
     return '\n'.join(lines)
 
 
@@ -413,7 +423,7 @@ def dropout_placement(text):
 
 def device_name(text):
     try:
-        torch.zeros(1, device=text)
+        torch.zeros(1, device=text).item()  # 'meta' fails here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise argparse.ArgumentTypeError(f'{text!r} is not a device that works here') from error
     return text
@@ -465,11 +475,8 @@ def get_args(argv=None):
     args = parser.parse_args(argv)
     if args.dry_run:
         args.epochs = 2
-    if 'output_dir' not in args:
-        args.output_dir = Path(tempfile.mkdtemp(prefix='training-')) if args.dry_run else Path(__file__).resolve().parent
     if args.tune:
-        mode = {'adv': 'AdvLSTM', 'prox': 'ProxLSTM'}[args.tune]
-        args.grid = sorted(set(getattr(args, 'grid', GRIDS[mode])))
+        args.grid = sorted(set(getattr(args, 'grid', GRIDS[MODES[args.tune]])))
     elif 'grid' in args:
         parser.error('argument --grid: goes with --tune')
     if args.folds < 2:
@@ -477,36 +484,57 @@ def get_args(argv=None):
     return parser, args
 
 
+def check(args, train):
+    """ValueError for options that the data does not allow."""
+    if args.tune:
+        smallest = np.bincount(targets_of(train)).min()
+        if args.folds > smallest:
+            raise ValueError(f'--folds is {args.folds}, but the smallest class has {smallest} training sequences')
+        return
+    for batch in train:
+        steps = (batch.lengths - args.kernel_size) // args.stride + 1
+        positions = {'input': batch.lengths.sum(), 'output': len(steps)}
+        for placement in args.batch_norm:
+            if positions.get(placement, steps.sum()) < 2:
+                raise ValueError(f'--batch-norm {placement} needs two values in every minibatch, but --batch-size '
+                                 f'{args.batch_size} leaves one with a single value')
+
+
 def main():
     parser, args = get_args()
     try:
         train, test = load_data(args.data, args.batch_size, args.kernel_size)
         digest = hashlib.sha256(args.data.read_bytes()).hexdigest()
+        check(args, train)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f'{error}\n')
+    config = {key: value for key, value in vars(args).items() if key not in ('output_dir', 'jobs', 'dry_run')}
+    config |= {'data': args.data.name, 'data_sha256': digest, 'torch': torch.__version__}
+    if train[0].inputs.shape[2] == 1:
+        print('The data has a single feature: its steps are not normalised, which would leave only their signs.')
+
+    try:
+        if 'output_dir' not in args:
+            temporary = args.dry_run and tempfile.mkdtemp(prefix='training-')
+            args.output_dir = Path(temporary or Path(__file__).resolve().parent)
         for folder in ('plots', 'checkpoints'):
             (args.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        config = {key: value for key, value in vars(args).items() if key not in ('output_dir', 'jobs', 'dry_run')}
-        config |= {'data': args.data.name, 'data_sha256': digest, 'torch': torch.__version__}
-        if 'output' in args.batch_norm and any(len(batch.targets) == 1 for batch in train):
-            raise ValueError(f'--batch-norm output needs two sequences in every minibatch, but --batch-size '
-                             f'{args.batch_size} leaves one with a single sequence')
-        if train[0].inputs.shape[2] == 1:
-            print('The data has a single feature: its steps are not normalised, which would leave only their signs.')
         plots = args.output_dir / 'plots'
-
         if args.tune:
-            mode = {'adv': 'AdvLSTM', 'prox': 'ProxLSTM'}[args.tune]
+            mode = MODES[args.tune]
             records = tune(args, mode, train)
             table, best = tuning_table(records)
             write_results(plots / f'tune_{args.tune}.json', config, records)
             plot_tuning(plots / f'tune_{args.tune}.png', mode, records)
-            print(f'\n{table}\n\nBest: --{args.tune}-epsilon {best:g}')
+            print(f'\n{table}\n\n' + (f'Best: --{args.tune}-epsilon {best:g}' if best else 'No epsilon above 0 helps.'))
         else:
             runs = assignment(args, train, test)
             write_results(plots / 'results.json', config, runs)
-            plot_runs(plots, args, runs, bool(seen_in_training(train, test).any()))
+            seen = seen_in_training(train, test)
+            plot_runs(plots, args, runs, unseen_differs=bool(seen.any() and not seen.all()))
             print(f'\n{closing_table(runs)}\n')
         print(f'Written to {plots}')
-    except (ValueError, OSError) as error:
+    except OSError as error:
         parser.exit(2, f'{error}\n')
 
 

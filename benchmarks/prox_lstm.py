@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ProxLSTM import ProxLSTM, ProxLSTMCell  # noqa: E402
-from training import positive, positive_int, save_figure  # noqa: E402
+from training import device_name, positive, positive_int, save_figure  # noqa: E402
 
-SIZES = ['64,50,14', '64,512,14', '512,512,14', '64,50,200']
+SIZES = [(64, 50, 14), (64, 512, 14), (512, 512, 14), (64, 50, 200)]
 BATCH = 27
 
 
@@ -229,16 +229,16 @@ def processor():
 def main():
     parser = argparse.ArgumentParser(description='ProxLSTM against nn.LSTM.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--sizes', type=size, nargs='+', default=[size(text) for text in SIZES], metavar='D,H,T')
+    parser.add_argument('--sizes', type=size, nargs='+', default=SIZES, metavar='D,H,T')
     parser.add_argument('--epsilon', type=positive, default=1.0)
     parser.add_argument('--repetitions', type=positive_int, default=15)
-    parser.add_argument('--device', type=torch.device, default='cpu')
+    parser.add_argument('--device', type=device_name, default='cpu')
     parser.add_argument('--figure', action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument('--output-dir', type=Path, default=ROOT / 'plots')
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    machine = torch.cuda.get_device_name(args.device) if args.device.type == 'cuda' else processor()
+    machine = torch.cuda.get_device_name(args.device) if args.device.startswith('cuda') else processor()
     print(f'{machine}, {torch.get_num_threads()} thread, torch {torch.__version__}, Python {platform.python_version()}; '
           f'B = {BATCH}, ε = {args.epsilon:g}, {args.repetitions} repetitions\n')
     print('| D, H, T | layer | median | min – max | gradient error | kept |\n|---|---|---|---|---|---|')

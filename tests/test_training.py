@@ -76,12 +76,12 @@ def test_perturbation_of_a_tiny_or_huge_gradient_still_has_norm_one_and_of_none_
     torch.testing.assert_close(norms, torch.tensor([1.0, 1.0, 0.0]))
 
 
-@pytest.mark.parametrize('mode, epsilon', [('plain', 0.0), ('AdvLSTM', 2.0), ('ProxLSTM', 2.0)])
+@pytest.mark.parametrize('mode, epsilon', [('plain', None), ('AdvLSTM', 2.0), ('ProxLSTM', 2.0)])
 def test_one_step_follows_the_gradient_of_the_modes_own_loss(data, mode, epsilon):
     """With SGD and no clipping the step is −lr times the gradient of F(v), or of F(v) + F(v + εr) with r constant."""
     batch = data[0][3]
     inputs, targets, lengths = batch
-    model = make(epsilon=epsilon)
+    model = make(epsilon=epsilon or 1.0)
     reference = copy.deepcopy(model)
     train_model(model, [batch], torch.optim.SGD(model.parameters(), lr=0.1), mode, epsilon, clip_value=1e9)
 
@@ -237,10 +237,11 @@ def test_dry_run_leaves_every_output(dry_run):
 
 def test_checkpoints_rebuild_the_models_and_their_figures(dry_run, data):
     folder, _ = dry_run
+    best = training.BEST_EPSILON['ProxLSTM']
     results = json.loads((folder / 'plots' / 'results.json').read_text())
     for name, mode, epsilon, variant in (('base', 'plain', 0.0, ''),
-                                         ('prox_epsilon5', 'ProxLSTM', 5.0, ''),
-                                         ('prox_epsilon2_batch-norm-conv', 'ProxLSTM', 2.0, 'batch norm conv')):
+                                         ('prox_epsilon5.0', 'ProxLSTM', 5.0, ''),
+                                         (f'prox_epsilon{best}_batch-norm-conv', 'ProxLSTM', best, 'batch norm conv')):
         checkpoint = torch.load(folder / 'checkpoints' / f'{name}_seed1.pt', weights_only=True)
         model = LSTMClassifier(**checkpoint['arguments'])
         model.load_state_dict(checkpoint['state_dict'], strict=True)
@@ -290,7 +291,7 @@ def test_bad_data_ends_with_one_sentence_and_touches_nothing(tmp_path):
 
 def test_batch_norm_of_a_single_value_is_refused_before_any_training(tmp_path):
     done = program('--batch-norm', 'output', '--batch-size', 269, '--dry-run', '--output-dir', tmp_path)
-    assert done.returncode == 2 and '--batch-norm output needs two sequences' in done.stderr
+    assert done.returncode == 2 and '--batch-norm output needs two values' in done.stderr
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='a file in a folder\'s place, as POSIX reports it')

@@ -284,6 +284,22 @@ def test_a_sample_with_a_tiny_or_a_nan_gradient_leaves_the_others_alone():
     assert output[1:, 1].isnan().all() and c_n[0, 1].isnan().all()
 
 
+@pytest.mark.parametrize('size', [1e-20, 1e-22, 1e-25, 1e-30, 1e-37, 0.0])
+def test_a_gradient_whose_square_underflows_leaves_the_other_samples_alone(size):
+    torch.manual_seed(0)
+    layer = ProxLSTM(64, 50, epsilon=30.0)
+    with torch.no_grad():
+        layer.weight_ih_l0.mul_(2)
+    input, weight = torch.randn(14, 3, 64, requires_grad=True), torch.randn(3, 50)
+
+    def gradient(factor):
+        total = (layer(input)[0][-1] * weight * torch.tensor([[1.0], [factor], [1.0]])).sum()
+        return torch.autograd.grad(total, input)[0]
+
+    others, expected = gradient(size)[:, ::2], gradient(1.0)[:, ::2]
+    assert (others - expected).norm() < 1e-3 * expected.norm()
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('H, D', [(20, 30), (30, 20), (150, 40)])
 @pytest.mark.parametrize('scale', [0.01, 1, 1000])
@@ -322,6 +338,13 @@ def test_second_derivatives_are_refused_rather_than_wrong(module):
 def test_bad_epsilon_is_refused(make, epsilon):
     with pytest.raises(ValueError, match='epsilon is .*, expected a finite number that is not negative'):
         make(epsilon)
+
+
+def test_bad_epsilon_set_later_is_refused_too():
+    layer = ProxLSTM(3, 4)
+    layer.epsilon = -5.0
+    with pytest.raises(ValueError, match='epsilon is -5.0'):
+        layer(torch.zeros(2, 1, 3))
 
 
 def test_an_epsilon_that_would_silently_get_no_gradient_is_refused():

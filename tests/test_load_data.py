@@ -57,6 +57,17 @@ def test_committed_files_have_the_documented_partitions():
     assert not seen_in_training(clean_train, clean_test).any()
 
 
+def test_padded_cells_without_lengths_give_the_batches_of_true_lengths(tmp_path):
+    """The course's own file stores sequences padded within each run of 27, and no lengths."""
+    expected = load_data(ROOT / 'data' / 'JV_data.mat')
+    stored = {}
+    for name, batches in zip(('train', 'test'), expected):
+        stored[f'{name}_data'] = cells([x.double().numpy() for batch in batches for x in batch.inputs])
+        stored[f'{name}_label'] = np.concatenate([batch.targets.numpy().astype(np.uint8) for batch in batches])[None]
+    savemat(tmp_path / 'padded.mat', stored)
+    assert all(same_batches(a, b) for a, b in zip(load_data(tmp_path / 'padded.mat'), expected))
+
+
 def test_sorted_stably_cut_and_padded_to_each_batchs_own_longest():
     sequences = [np.full((n, 1), i + 1, dtype=np.float32) for i, n in enumerate([3, 1, 3, 2, 1])]
     batches = make_batches(sequences, [0, 1, 2, 3, 4], batch_size=2)

@@ -164,6 +164,51 @@ def test_unseen_accuracy_is_that_of_the_marked_sequences(data):
     assert run['history']['unseen_accuracy'][-1] == correct[40:].double().mean().item()
 
 
+def test_adv_and_prox_start_from_the_saved_base_of_their_seed_and_variant(data, monkeypatch, tmp_path):
+    """Reloaded from the file, dropout variants from the plain base, batch normalisation from a base of its own."""
+    started = {}
+
+    def record(tasks, jobs, description):
+        results = []
+        for n, task in enumerate(tasks):
+            key = task['mode'], task['variant'], task['seed']
+            started.setdefault(key, []).append(task['state'])
+            results.append(({k: task[k] for k in ('mode', 'epsilon', 'seed', 'variant')},
+                            {'arguments': {}, 'state_dict': {'mark': torch.tensor([n, task['seed']])}}))
+        return results
+
+    monkeypatch.setattr(training, 'train_runs', record)
+    _, args = training.get_args(['--seeds', '2', '--output-dir', str(tmp_path)])
+    (tmp_path / 'checkpoints').mkdir()
+    training.assignment(args, *data)
+    dropout, norm = 'dropout lstm_input 0.5', 'batch norm conv'
+    assert {key for key in started if key[0] == 'plain'} == {('plain', v, s) for v in ('', norm) for s in (0, 1)}
+    for (mode, variant, seed), states in started.items():
+        if mode == 'plain':
+            assert states == [None]
+        else:
+            base = torch.load(tmp_path / 'checkpoints' / f'base{"_batch-norm-conv" if variant == norm else ""}_seed{seed}.pt',
+                              weights_only=True)['state_dict']['mark']
+            assert base[1] == seed and all(torch.equal(state['mark'], base) for state in states)
+    assert ('AdvLSTM', '', 1) in started and ('ProxLSTM', dropout, 0) in started
+
+
+def test_a_run_whose_test_set_is_all_training_has_no_unseen_accuracy(data):
+    run, _ = train_run(**run_arguments(data, unseen=torch.zeros(54, dtype=torch.bool)))
+    assert run['history']['unseen_accuracy'] == [None, None]
+    assert '| 100.0 |  |  |' in training.closing_table([{**run, 'epsilon': 0.0, 'history': {
+        **run['history'], 'test_accuracy': [1.0, 1.0]}}])
+
+
+def test_train_model_refuses_an_epsilon_that_it_would_ignore_or_lacks(data):
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="epsilon is for mode 'ProxLSTM'"):
+        train_model(model, data[0][:1], optimizer, 'plain', 0.5)
+    with pytest.raises(ValueError, match="'AdvLSTM' needs an epsilon"):
+        train_model(model, data[0][:1], optimizer, 'AdvLSTM')
+
+
 # ------------------------------------------------------------------------------------------------ cross-validation
 
 def test_folds_are_stratified_disjoint_and_cover_the_training_set(data, monkeypatch, tmp_path):
@@ -277,6 +322,11 @@ def test_other_data_and_one_job_give_the_same_shape_of_results(tmp_path):
 def test_bad_options_are_refused_by_name(arguments):
     done = program(*arguments)
     assert done.returncode == 2 and f'argument {arguments[-2]}' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_more_folds_than_the_smallest_class_has_sequences_are_refused(tmp_path):
+    done = program('--tune', 'adv', '--folds', 31, '--output-dir', tmp_path)
+    assert done.returncode == 2 and '--folds is 31, but the smallest class has 30' in done.stderr
 
 
 def test_bad_data_ends_with_one_sentence_and_touches_nothing(tmp_path):

@@ -300,6 +300,20 @@ def test_a_gradient_whose_square_underflows_leaves_the_other_samples_alone(size)
     assert (others - expected).norm() < 1e-3 * expected.norm()
 
 
+def test_every_system_is_solved_alike_whatever_the_size_of_its_right_hand_side():
+    """An easy system of size 1 must not end the iterations before a harder one of size 1e-6 is solved."""
+    torch.manual_seed(0)
+    weight, b = torch.randn(4 * 20, 30, dtype=torch.float64), torch.randn(2, 20, dtype=torch.float64)
+    alpha = torch.rand(2, 3, 20, dtype=torch.float64) * torch.tensor([0.001, 1.0])[:, None, None]
+    b[1] *= 1e-6
+    cg = ConjugateGradients(weight, 1.0, 2)
+    out = [torch.empty(2, n, dtype=torch.float64) for n in (20, 30, 60)]
+    cg.solve(alpha, cg.scale(alpha[:, 2]), b, out)
+    G = (alpha[..., None] * weight[:60].view(3, 20, 30)).sum(1)
+    exact = torch.linalg.solve(torch.eye(20, dtype=torch.float64) + G @ G.mT, b)
+    assert ((out[0] - exact).norm(dim=1) < 1e-10 * exact.norm(dim=1)).all()
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('H, D', [(20, 30), (30, 20), (150, 40)])
 @pytest.mark.parametrize('scale', [0.01, 1, 1000])

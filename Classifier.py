@@ -77,7 +77,7 @@ class LSTMClassifier(nn.Module):
             raise ValueError(f'mode is {mode!r}, expected one of {", ".join(MODES)}')
         if mode != 'AdvLSTM' and (torch.is_tensor(r) or r != 0):
             raise ValueError(f"r is for mode 'AdvLSTM', not {mode!r}")
-        if mode != 'ProxLSTM' and epsilon is not None:
+        if mode != 'ProxLSTM' and epsilon:
             raise ValueError(f"epsilon is for mode 'ProxLSTM', not {mode!r}; in 'AdvLSTM' pass r multiplied by it")
         lengths = lengths.to(input.device)
         if lengths.min() < self.kernel_size:

@@ -71,7 +71,7 @@ def train_model(model, train_iter, optimizer, mode='plain', epsilon=None, clip_v
     pass at v + εr is a forward pass of its own: dropout draws again, and batch normalisation counts it too. Returns the
     loss F(v) and the accuracy, each a mean over sequences, of the forward passes made on the way.
 
-    Raises ValueError for mode 'AdvLSTM' without an epsilon, and for 'plain' with one.
+    Raises ValueError for mode 'AdvLSTM' without an epsilon, and for 'plain' with one above 0.
     """
     if mode == 'AdvLSTM' and epsilon is None:
         raise ValueError("mode 'AdvLSTM' needs an epsilon")
@@ -127,8 +127,7 @@ def train_run(mode, epsilon, seed, variant, model_arguments, hyperparameters, st
         optimizer = torch.optim.Adam(model.parameters(), lr=hyperparameters['lr'],
                                      weight_decay=hyperparameters['weight_decay'])
         for _ in range(hyperparameters['epochs']):
-            loss, accuracy = train_model(model, train, optimizer, mode, None if mode == 'plain' else epsilon,
-                                         hyperparameters['clip_value'])
+            loss, accuracy = train_model(model, train, optimizer, mode, epsilon, hyperparameters['clip_value'])
             _, test_accuracy, correct = eval_model(model, test, mode)
             history['train_loss'].append(loss)
             history['train_accuracy'].append(accuracy)

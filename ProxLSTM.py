@@ -130,7 +130,7 @@ class ConjugateGradients:
             # What is added to the unit diagonal keeps the inverse positive definite in float32, whatever epsilon is.
             scaled = torch.diag(typical * typical + 1e-3).addmm_(typical[:, None] * W_g, (typical[:, None] * W_g).T,
                                                                  alpha=epsilon / 4)
-            self.minus_Q = torch.linalg.inv(scaled).neg_()
+            self.minus_Q = torch.linalg.inv_ex(scaled).inverse.neg_()  # unchecked: a diverged model gives NaN, no error
         self.tolerance = self.TOLERANCE[weight_ih.dtype]
         self.tiny = torch.finfo(weight_ih.dtype).tiny
         # M p, p, Gᵀp and ε W Gᵀp lie side by side, and so do −r, x, y and w, to which the same multiple of each is added

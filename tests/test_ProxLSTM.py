@@ -300,6 +300,16 @@ def test_a_gradient_whose_square_underflows_leaves_the_other_samples_alone(size)
     assert (others - expected).norm() < 1e-3 * expected.norm()
 
 
+@pytest.mark.parametrize('value', [math.nan, math.inf, 1e30])
+def test_a_diverged_layer_gives_nan_rather_than_an_error_or_a_number(value):
+    layer, input, h, c = layer_and_data(3, 4, 2, 5, 2.0, torch.float32)
+    with torch.no_grad():
+        layer.weight_ih_l0[[2, 9], 1] = value
+    output, _ = layer(input)
+    assert output[1:].isnan().any()
+    assert all(x.isnan().any() for x in gradients([output], [input, layer.weight_ih_l0]))
+
+
 def test_every_system_is_solved_alike_whatever_the_size_of_its_right_hand_side():
     """An easy system of size 1 must not end the iterations before a harder one of size 1e-6 is solved."""
     torch.manual_seed(0)

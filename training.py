@@ -7,7 +7,7 @@
 
 Section 2 trains the base model. Section 3 saves it, and every later model starts from the saved file. Section 4 trains
 with AdvLSTM, section 5 with ProxLSTM, section 6 adds dropout and batch normalisation to ProxLSTM. Each sweep over
-epsilon holds its control, the identical run at epsilon = 0, because training on for as many epochs helps by itself.
+epsilon holds its control, the identical run at epsilon = 0, because training on for as many epochs changes the accuracy by itself.
 
 Written under --output-dir: plots/*.png, plots/results.json and checkpoints/*.pt. A checkpoint is read back with
 
@@ -35,7 +35,8 @@ from tqdm import tqdm
 from Classifier import PLACEMENTS, LSTMClassifier
 from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
 
-# The assignment's epsilons and the epochs it grants them, and the epsilon that cross-validation chose (--tune).
+# The assignment's epsilons and the epochs it grants them, and the best ones: AdvLSTM's is what --tune adv chose,
+# ProxLSTM's an earlier cross-validation (README.md).
 SWEEPS = {'AdvLSTM': {'epsilons': (0.01, 0.1, 1.0), 'epochs': 50},
           'ProxLSTM': {'epsilons': (0.1, 1.0, 5.0), 'epochs': 100}}
 BEST_EPSILON = {'AdvLSTM': 5.0, 'ProxLSTM': 2.0}
@@ -330,7 +331,7 @@ def plot_tuning(path, mode, records):
     values = [[100 * r['accuracy'] for r in records if r['epsilon'] == epsilon] for epsilon in epsilons]
     figure = Figure(figsize=(6.5, 4), layout='constrained')
     ax = figure.subplots()
-    ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values], [np.std(v) / math.sqrt(len(v)) for v in values],
+    ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values], [np.std(v, ddof=1) / math.sqrt(len(v)) for v in values],
                 fmt='ko-', capsize=3)
     ax.set(title=f'{mode}: cross-validation within the training set', xlabel='ε', ylabel='accuracy on held-out folds (%)'
            '\nmean ± standard error')
@@ -462,7 +463,7 @@ def get_args(argv=None):
     group.add_argument('--adv-epsilon', type=positive, default=BEST_EPSILON['AdvLSTM'],
                        help='best epsilon of AdvLSTM, chosen by --tune adv')
     group.add_argument('--prox-epsilon', type=positive, default=BEST_EPSILON['ProxLSTM'],
-                       help='best epsilon of ProxLSTM, chosen by --tune prox')
+                       help='best epsilon of ProxLSTM; --tune prox searches for one')
 
     group = parser.add_argument_group('choosing epsilon, instead of the assignment')
     group.add_argument('--tune', choices=('adv', 'prox'), help='cross-validate over --grid within the training set')

@@ -25,11 +25,10 @@ import math
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-
-aten = torch.ops.aten
 
 
 class ProximalStep(torch.autograd.Function):
@@ -119,60 +118,62 @@ class ConjugateGradients:
 
     def __init__(self, weight_ih, epsilon, batch):
         H, D = len(weight_ih) // 4, weight_ih.shape[1]
-        self.W = weight_ih[:3 * H]
-        self.epsilon_W_T = (epsilon * self.W.T).contiguous()
+        self.root_epsilon = math.sqrt(epsilon)
+        self.W = self.root_epsilon * weight_ih[:3 * H]
+        self.W_T = self.W.T
         W_g = self.W[2 * H:]
-        self.epsilon_Wg2 = epsilon * torch.linalg.vector_norm(W_g, dim=1).square()
+        self.Wg2 = torch.linalg.vector_norm(W_g, dim=1).square()
         self.one = W_g.new_ones(())
-        self.minus_Q = None
+        self.Q = None
         if H < self.DENSE:
-            typical = (self.one + self.epsilon_Wg2 / 4).rsqrt_()
+            self.W_T = self.W_T.contiguous()
+            typical = (self.one + self.Wg2 / 4).rsqrt_()
             # What is added to the unit diagonal keeps the inverse positive definite in float32, whatever epsilon is.
             scaled = torch.diag(typical * typical + 1e-3).addmm_(typical[:, None] * W_g, (typical[:, None] * W_g).T,
-                                                                 alpha=epsilon / 4)
-            self.minus_Q = torch.linalg.inv_ex(scaled).inverse.neg_()  # unchecked: a diverged model gives NaN, no error
+                                                                 alpha=1 / 4)
+            self.Q = torch.linalg.inv_ex(scaled).inverse  # unchecked: a diverged model gives NaN, no error
         self.tolerance = self.TOLERANCE[weight_ih.dtype]
         self.tiny = torch.finfo(weight_ih.dtype).tiny
-        # M p, p, Gᵀp and ε W Gᵀp lie side by side, and so do −r, x, y and w, to which the same multiple of each is added
-        # in every iteration: one operation advances all. For this the residual is kept negative.
+        # M p, p, √ε Gᵀp and ε W Gᵀp lie side by side, and so do r, −x, −y and −w, from which the same multiple of each is
+        # subtracted in every iteration: one operation advances all.
         shapes = (batch, H), (batch, H), (batch, D), (batch, 3 * H)
         sizes = [rows * columns for rows, columns in shapes]
         self.direction, self.solution = weight_ih.new_empty(2, sum(sizes))
-        (self.Mp_flat, self.p_flat, *_), (self.minus_r_flat, *_) = self.direction.split(sizes), self.solution.split(sizes)
+        (self.Mp_flat, self.p_flat, *_), (self.r_flat, *_) = self.direction.split(sizes), self.solution.split(sizes)
         self.Mp, self.p, self.y, self.w = (x.view(shape) for x, shape in zip(self.direction.split(sizes), shapes))
-        self.minus_r, *self.xyw = (x.view(shape) for x, shape in zip(self.solution.split(sizes), shapes))
+        self.r, *self.minus_xyw = (x.view(shape) for x, shape in zip(self.solution.split(sizes), shapes))
         self.z, self.u = weight_ih.new_empty(batch, H), weight_ih.new_empty(batch, 3, H)
         self.z_flat, self.u_flat, self.p_row = self.z.view(-1), self.u.flatten(1), self.p[:, None]
         self.w_gates = self.w.chunk(3, 1)
 
     def scale(self, alpha_g):
         """The diagonal of E for alpha_g [..., H]."""
-        return torch.addcmul(self.one, alpha_g * alpha_g, self.epsilon_Wg2).rsqrt_()
+        return torch.addcmul(self.one, alpha_g * alpha_g, self.Wg2).rsqrt_()
 
-    def precondition(self, minus_r, scale, out):
-        """Write E Q E r to `out`, given −r."""
-        scaled = minus_r * scale
-        if self.minus_Q is None:
-            return torch.mul(scaled.neg_(), scale, out=out)
-        return torch.mm(scaled, self.minus_Q, out=out).mul_(scale)
+    def precondition(self, r, scale, out):
+        """Write E Q E r to `out`."""
+        scaled = r * scale
+        if self.Q is None:
+            return torch.mul(scaled, scale, out=out)
+        return torch.mm(scaled, self.Q, out=out).mul_(scale)
 
     def solve(self, alpha, scale, b, out):
-        """Write x [B, H], y = Gᵀx [B, D] and w = ε W y [B, 3H] to `out`, for alpha [B, 3, H], its scale(), b [B, H]."""
-        Mp, p, y, w, u, z, p_row = self.Mp, self.p, self.y, self.w, self.u, self.z, self.p_row
+        """Write x [B, H], √ε Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, for alpha [B, 3, H], its scale(), b [B, H]."""
+        Mp, p, y, w, r, u, z, p_row = self.Mp, self.p, self.y, self.w, self.r, self.u, self.z, self.p_row
 
-        minus_norm = torch.linalg.vector_norm(b, math.inf, dim=1, keepdim=True).clamp_min_(self.tiny).neg_()
+        norm = b.abs().amax(1, keepdim=True).clamp_min_(self.tiny)
         self.solution.zero_()
-        torch.div(b, minus_norm, out=self.minus_r)
-        self.precondition(self.minus_r, scale, out=p)
-        rz = -torch.dot(self.minus_r_flat, self.p_flat).item()
+        torch.div(b, norm, out=r)
+        self.precondition(r, scale, out=p)
+        rz = torch.dot(self.r_flat, self.p_flat).item()
         if not math.isfinite(rz):  # one sample's NaN must not keep the others from being solved; its own stays NaN
             spoiled = ~p.isfinite().all(dim=1, keepdim=True)
             alpha = alpha.masked_fill(spoiled[:, None], 0)
-            minus_norm.masked_fill_(spoiled, math.nan)
-            self.minus_r.masked_fill_(spoiled, 0)
+            norm.masked_fill_(spoiled, math.nan)
+            r.masked_fill_(spoiled, 0)
             p.masked_fill_(spoiled, 0)
             scale = scale.masked_fill(spoiled, 1)
-            rz = -torch.dot(self.minus_r_flat, self.p_flat).item()
+            rz = torch.dot(self.r_flat, self.p_flat).item()
         alpha_i, alpha_f, alpha_g = alpha.unbind(1)
         w_i, w_f, w_g = self.w_gates
         goal = rz * self.tolerance ** 2
@@ -180,29 +181,30 @@ class ConjugateGradients:
         while rz > goal and iterations < self.MAX_ITERATIONS:
             torch.mul(alpha, p_row, out=u)
             torch.mm(self.u_flat, self.W, out=y)
-            torch.mm(y, self.epsilon_W_T, out=w)
+            torch.mm(y, self.W_T, out=w)
             torch.addcmul(p, alpha_i, w_i, out=Mp).addcmul_(alpha_f, w_f).addcmul_(alpha_g, w_g)
             curvature = torch.dot(self.p_flat, self.Mp_flat).item()
             if not curvature > 0:
                 break
             step = rz / curvature
-            self.solution.add_(self.direction, alpha=step)
-            self.precondition(self.minus_r, scale, out=z)
-            rz, previous = -torch.dot(self.minus_r_flat, self.z_flat).item(), rz
+            self.solution.sub_(self.direction, alpha=step)
+            self.precondition(r, scale, out=z)
+            rz, previous = torch.dot(self.r_flat, self.z_flat).item(), rz
             torch.add(z, p, alpha=rz / previous, out=p)
             iterations += 1
-        if iterations > self.TRUSTED_ITERATIONS or not 0 <= rz <= goal:
-            self.verify(alpha, b / -minus_norm)
-        # One more step of x, of the last length, is nearly the next one and needs no product. (y and w stay behind.)
-        self.xyw[0].add_(p, alpha=step)
-        norm = minus_norm.neg_()
-        for value, result in zip(self.xyw, out):
-            torch.mul(value, norm, out=result)
+        if iterations <= self.TRUSTED_ITERATIONS and 0 <= rz <= goal:
+            # One more step of x, of the last length, is nearly the next one and needs no product. (y and w stay behind.)
+            self.minus_xyw[0].sub_(p, alpha=step)
+        else:
+            self.verify(alpha, b / norm)
+        minus_norm = norm.neg_()
+        for value, result in zip(self.minus_xyw, out):
+            torch.mul(value, minus_norm, out=result)
 
     def verify(self, alpha, b):
         """Warn if x fails its equation: over many iterations the recursive residual departs from the true one."""
-        x = self.xyw[0]
-        w = (alpha * x[:, None]).flatten(1) @ self.W @ self.epsilon_W_T
+        x = -self.minus_xyw[0]
+        w = (alpha * x[:, None]).flatten(1) @ self.W @ self.W_T
         relative = (b - x - (alpha * w.view_as(alpha)).sum(1)).norm() / b.norm()
         if not relative < 10 * self.tolerance:
             warnings.warn(f'ProxLSTM: a proximal step was solved only to a relative residual of {relative:.1e}, '
@@ -230,66 +232,68 @@ class ProximalSequence(torch.autograd.Function):
         T, B, D = input.shape
         H = h.shape[1]
         gates_all = torch.addmm(bias_ih + bias_hh, input.reshape(T * B, D), weight_ih.T).view(T, B, 4 * H)
-        h_all, c_all, y_all, w_all = (input.new_empty(T, B, n) for n in (H, H, D, 3 * H))
-        ctx.epsilon = epsilon
+        h_all, c_all, y_all, w_all = (input.new_empty(steps, B, n) for steps, n in
+                                      ((T + 1, H), (T + 1, H), (T, D), (T, 3 * H)))
+        h_all[0], c_all[0] = h, c
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, h, c, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all)
+        ctx.save_for_backward(input, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all)
 
-        cg = ConjugateGradients(weight_ih, epsilon, B)
+        ctx.solver = solver = ConjugateGradients(weight_ih, epsilon, B)
         alpha = input.new_empty(B, 3, H)
         alpha_i, alpha_f, alpha_g = alpha.unbind(1)
         weight_hh_T = weight_hh.T
-        for z, z_if, i, f, g, o, h_next, *out in by_step(gates_all, gates_all[:, :, :2 * H], *gates_all.chunk(4, 2),
-                                                         h_all, c_all, y_all, w_all):
+        for z, z_if, i, f, g, o, h, h_next, c, *out in by_step(gates_all, gates_all[:, :, :2 * H],
+                                                               *gates_all.chunk(4, 2), h_all[:-1], h_all[1:],
+                                                               c_all[:-1], c_all[1:], y_all, w_all):
             z.addmm_(h, weight_hh_T)
             z_if.sigmoid_()
             g.tanh_()
             o.sigmoid_()
-            s = (i * g).addcmul_(f, c)
-            h = torch.mul(o, s.tanh(), out=h_next)
-            aten.sigmoid_backward(g, i, grad_input=alpha_i)
-            aten.sigmoid_backward(c, f, grad_input=alpha_f)
-            aten.tanh_backward(i, g, grad_input=alpha_g)
-            cg.solve(alpha, cg.scale(alpha_g), s, out)
-            c = out[0]
-        return h_all, c_all
+            ig = i * g
+            s = torch.addcmul(ig, f, c)
+            torch.mul(o, s.tanh(), out=h_next)
+            sigmoid_i, sigmoid_f = torch.addcmul(z_if, z_if, z_if, value=-1).chunk(2, 1)  # σ' = σ − σ²
+            torch.mul(g, sigmoid_i, out=alpha_i)
+            torch.mul(c, sigmoid_f, out=alpha_f)
+            torch.addcmul(i, ig, g, value=-1, out=alpha_g)
+            solver.solve(alpha, solver.scale(alpha_g), s, out)
+        return h_all[1:], c_all[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_h_all, grad_c_all):
-        input, h_0, c_0, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all = ctx.saved_tensors
-        epsilon = ctx.epsilon
+        input, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all = ctx.saved_tensors
+        solver = ctx.solver
         T, B, D = input.shape
-        H = h_0.shape[1]
-        cg = ConjugateGradients(weight_ih, epsilon, B)
+        H = h_all.shape[2]
         Wp = torch.empty_like(w_all[0])
         grad_input, grad_weight_ih, grad_weight_hh = (input.new_empty(T, B, D), torch.zeros_like(weight_ih),
                                                       torch.zeros_like(weight_hh))
         grad_bias = weight_ih.new_zeros(4 * H)
-        zero = torch.zeros_like(h_0)
+        zero = torch.zeros_like(h_all[0])
         grads_h, grads_c = ([zero] + (T * [zero] if x is None else list(x.unbind(0))) for x in (grad_h_all, grad_c_all))
         grad_h, grad_c = grads_h.pop(), grads_c.pop()
 
         for start in reversed(range(0, T, ProximalSequence.CHUNK)):
             chunk = slice(start, min(start + ProximalSequence.CHUNK, T))
-            h_previous, c_previous = (torch.cat([x[start - 1:start] if start else x_0[None], x[start:chunk.stop - 1]])
-                                      for x, x_0 in ((h_all, h_0), (c_all, c_0)))
-            c, y, w = c_all[chunk], y_all[chunk], w_all[chunk].unflatten(2, (3, H))
+            c_previous, c, y, w = c_all[chunk], c_all[1:][chunk], y_all[chunk], w_all[chunk].unflatten(2, (3, H))
+            ifg = gates_all[chunk][:, :, :3 * H].unflatten(2, (3, H))
             i, f, g, o = gates_all[chunk].chunk(4, 2)
-            tanh_s = (i * g).addcmul_(f, c_previous).tanh_()
-            dh_ds, dh_dzo = aten.tanh_backward(o, tanh_s), aten.sigmoid_backward(tanh_s, o)
-            alpha = torch.stack([aten.sigmoid_backward(g, i), aten.sigmoid_backward(c_previous, f),
-                                 aten.tanh_backward(i, g)], 2)
-            d2s_ii = torch.stack([1 - 2 * i, 1 - 2 * f, -2 * g], 2).mul_(alpha)  # ∂²s/∂z_x², x = i, f, g
-            d2s_ig = aten.sigmoid_backward(1 - g * g, i)                         # ∂²s/∂z_i∂z_g
-            d2s_fc = f - f * f                                                   # ∂²s/∂z_f∂c₋
+            ig = i * g
+            tanh_s = torch.addcmul(ig, f, c_previous).tanh_()
+            dh_ds, dh_dzo = torch.addcmul(o, o * tanh_s, tanh_s, value=-1), tanh_s * (o - o * o)
+            d2s_fc, sigmoid_i = f - f * f, i - i * i                        # ∂²s/∂z_f∂c₋ = σ'(z_f)
+            alpha = torch.stack([g * sigmoid_i, c_previous * d2s_fc, i - ig * g], 2)
+            d2s_ig = (1 - g * g) * sigmoid_i                                # ∂²s/∂z_i∂z_g
+            d2s_ii = torch.mul(ifg, alpha).mul_(-2)                         # ∂²s/∂z_x², x = i, f, g
+            d2s_ii[:, :, :2] += alpha[:, :, :2]
             grad_z, a, p = torch.empty_like(gates_all[chunk]), torch.empty_like(c), torch.empty_like(y)
 
-            steps = by_step(alpha, cg.scale(alpha[:, :, 2]), c[:, :, None], w, f, dh_ds, dh_dzo, d2s_ii, d2s_ig, d2s_fc,
-                            grad_z, grad_z[:, :, :3 * H].unflatten(2, (3, H)), *grad_z.chunk(4, 2), a, p)
+            steps = by_step(alpha, solver.scale(alpha[:, :, 2]), c[:, :, None], w, f, dh_ds, dh_dzo, d2s_ii, d2s_ig,
+                            d2s_fc, grad_z, grad_z[:, :, :3 * H].unflatten(2, (3, H)), *grad_z.chunk(4, 2), a, p)
             for (alpha_t, scale, c_t, w_t, f_t, dh_ds_t, dh_dzo_t, d2s_ii_t, d2s_ig_t, d2s_fc_t,
                  grad_z_t, grad_z_ifg, grad_z_i, _, grad_z_g, grad_z_o, a_t, p_t) in reversed(steps):
-                cg.solve(alpha_t, scale, grad_c, out=(a_t, p_t, Wp))
+                solver.solve(alpha_t, scale, grad_c, out=(a_t, p_t, Wp))
                 beta = torch.mul(a_t[:, None], w_t).addcmul_(c_t, Wp.view_as(w_t))
                 beta_i, beta_f, beta_g = beta.unbind(1)
                 grad_s = torch.addcmul(a_t, grad_h, dh_ds_t)
@@ -304,9 +308,9 @@ class ProximalSequence(torch.autograd.Function):
             torch.mm(grad_z, weight_ih, out=grad_input[chunk].flatten(0, 1))
             grad_weight_ih.addmm_(grad_z.T, input[chunk].flatten(0, 1))
             for x, q in (a, y), (c, p):
-                alpha_x = (alpha * x[:, :, None]).flatten(2).flatten(0, 1)
-                grad_weight_ih[:3 * H].addmm_(alpha_x.T, q.flatten(0, 1), alpha=-epsilon)
-            grad_weight_hh.addmm_(grad_z.T, h_previous.flatten(0, 1))
+                alpha_x = torch.mul(alpha, x[:, :, None], out=d2s_ii).flatten(2).flatten(0, 1)  # d2s_ii has served
+                grad_weight_ih[:3 * H].addmm_(alpha_x.T, q.flatten(0, 1), alpha=-solver.root_epsilon)
+            grad_weight_hh.addmm_(grad_z.T, h_all[chunk].flatten(0, 1))
             grad_bias += grad_z.sum(0)
         return None, grad_input, grad_h, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_bias
 
@@ -385,8 +389,10 @@ class ProxLSTM(nn.LSTM):
         for name, state in zip(('h_0', 'c_0'), hx):
             self.check_hidden_size(state, (1, B, self.hidden_size), f'{name} has shape {{1}}, expected {{0}}')
         h, c = (state[0] for state in hx)
-        return ProximalSequence.apply(epsilon, input, h, c, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0,
-                                      self.bias_hh_l0)
+        padding = 0, 0, 0, -B % 4  # matrix products of a multiple of four rows take up to a fifth less time
+        output, c = ProximalSequence.apply(epsilon, F.pad(input, padding), F.pad(h, padding), F.pad(c, padding),
+                                           self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+        return output[:, :B].contiguous(), c[:, :B].contiguous()
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'

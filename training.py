@@ -2,6 +2,7 @@
 
     python training.py                                     # train, save, reload, sweep epsilon, plot; closing table
     python training.py --dry-run                           # the same in two epochs, into a temporary folder
+    python training.py --resume                            # go on with a sweep that was interrupted
     python training.py --tune adv                          # choose epsilon by cross-validation on the training set
     python training.py --data data/JV_uci.mat --seeds 8 --output-dir uci
 
@@ -9,7 +10,7 @@ Section 2 trains the base model. Section 3 saves it, and every later model start
 with AdvLSTM, section 5 with ProxLSTM, section 6 adds dropout and batch normalisation to ProxLSTM. Each sweep over
 epsilon holds its control, the identical run at epsilon = 0, because training on for as many epochs changes the accuracy by itself.
 
-Written under --output-dir: plots/*.png, plots/results.json and checkpoints/*.pt. A checkpoint is read back with
+Written under --output-dir: plots/*.png, plots/results.json and, every few epochs, checkpoints/*.pt. One is read back with
 
     checkpoint = torch.load(path, weights_only=True)
     model = LSTMClassifier(**checkpoint['arguments'])
@@ -21,6 +22,8 @@ import hashlib
 import io
 import json
 import math
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,10 +33,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from Classifier import PLACEMENTS, LSTMClassifier
 from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
+from runs import (HISTORY, Runs, Stop, backend, claimed, command_to_resume, described, leave, read_checkpoint,
+                  read_results, write)
 
 # The assignment's epsilons and the epochs it grants them, and the best ones: AdvLSTM's is what --tune adv chose,
 # ProxLSTM's an earlier cross-validation (README.md).
@@ -107,96 +111,89 @@ def eval_model(model, test_iter, mode='plain', epsilon=None):
 
 # ---------------------------------------------------------------------------------------------- one run
 
-def train_run(mode, epsilon, seed, variant, model_arguments, hyperparameters, state, train, test, unseen, device):
+def train_run(mode, epsilon, seed, variant, model_arguments, hyperparameters, state, train, test, unseen, device,
+              saved=None, epochs=None):
     """Train one model from `state` (None: from scratch) and evaluate it after every epoch, on one thread.
 
     A function of its arguments alone: on the same machine's CPU the same ones give the same numbers. `variant` only names
-    the run; `unseen` (bool [number of test sequences]) marks the test sequences that do not occur in training.
-    Returns the entry for results.json and the checkpoint. Where no test sequence is unseen, that accuracy is None.
+    the run; `unseen` (bool [number of test sequences]) marks the test sequences that do not occur in training. Where none
+    is unseen, that accuracy is None. `saved`, an earlier result, is gone on from, to the same numbers as in one go;
+    `epochs` bounds how far (None: to the end). Where the loss of an epoch is not finite, the run has 'diverged' in it and
+    ends.
+
+    Returns the checkpoint: 'arguments' and 'state_dict' of the model, 'run', its entry for results.json, and, unless it is
+    finished, 'optimizer' and 'generator'.
     """
     start = time.perf_counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train, test = ([Batch(*(x.to(device) for x in batch)) for batch in batches] for batches in (train, test))
-    history = {'train_loss': [], 'train_accuracy': [], 'test_accuracy': [], 'unseen_accuracy': []}
+    history = {key: list(saved['run']['history'][key]) if saved else [] for key in HISTORY}
     model_arguments = {**model_arguments, 'epsilon': epsilon if mode == 'ProxLSTM' else 0.0}
-    with torch.random.fork_rng(devices=[] if torch.device(device).type == 'cpu' else None):
+    on_cuda = torch.device(device).type == 'cuda'
+    with torch.random.fork_rng(devices=None if on_cuda else []):
         torch.manual_seed(seed)
         model = LSTMClassifier(**model_arguments).to(device)
         if state is not None:
             model.load_state_dict(state, strict=True)
         optimizer = torch.optim.Adam(model.parameters(), lr=hyperparameters['lr'],
                                      weight_decay=hyperparameters['weight_decay'])
-        for _ in range(hyperparameters['epochs']):
+        if saved:
+            model.load_state_dict(saved['state_dict'], strict=True)
+            optimizer.load_state_dict(saved['optimizer'])
+            torch.set_rng_state(saved['generator'][0])
+            if on_cuda:
+                torch.cuda.set_rng_state(saved['generator'][1], device)
+        first, last, diverged = len(history['train_loss']) + 1, hyperparameters['epochs'], None
+        for epoch in range(first, min(last, first + (epochs or last) - 1) + 1):
             loss, accuracy = train_model(model, train, optimizer, mode, epsilon, hyperparameters['clip_value'])
-            _, test_accuracy, correct = eval_model(model, test, mode)
-            history['train_loss'].append(loss)
-            history['train_accuracy'].append(accuracy)
-            history['test_accuracy'].append(test_accuracy)
-            history['unseen_accuracy'].append(correct[unseen].sum().item() / unseen.sum().item() if unseen.any() else None)
+            test_loss, test_accuracy, correct = eval_model(model, test, mode)
+            if not math.isfinite(loss + test_loss):
+                diverged = epoch
+                break
+            unseen_accuracy = correct[unseen].sum().item() / unseen.sum().item() if unseen.any() else None
+            for key, value in zip(HISTORY, (loss, accuracy, test_accuracy, unseen_accuracy)):
+                history[key].append(value)
+        generator = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if on_cuda else [])]
     torch.set_num_threads(threads)
+    seconds = time.perf_counter() - start + (saved['run']['seconds'] if saved else 0)
     run = {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant, 'hyperparameters': hyperparameters,
-           'history': history, 'seconds': round(time.perf_counter() - start, 2)}
-    return run, {'arguments': model_arguments, 'state_dict': {k: x.cpu() for k, x in model.state_dict().items()}}
+           'history': history, 'diverged': diverged, 'seconds': round(seconds, 2)}
+    checkpoint = {'arguments': model_arguments, 'state_dict': on_cpu(model.state_dict()), 'run': run}
+    if diverged is None and len(history['train_loss']) < last:
+        checkpoint |= {'optimizer': on_cpu(optimizer.state_dict()), 'generator': generator}
+    return checkpoint
 
 
-def train_runs(tasks, jobs, description):
-    """`train_run` over a list of its keyword arguments, `jobs` at a time; results in the order of the list."""
-    order = sorted(range(len(tasks)), key=lambda i: -cost(tasks[i]))  # the longest first, so that no core idles last
-    results = [None] * len(tasks)
-    with tqdm(total=sum(task['hyperparameters']['epochs'] for task in tasks), desc=description, unit='epoch') as bar:
-        parallel = joblib.Parallel(n_jobs=jobs, return_as='generator')
-        for i, result in zip(order, parallel(joblib.delayed(train_run)(**tasks[i]) for i in order)):
-            results[i] = result
-            bar.update(tasks[i]['hyperparameters']['epochs'])
-    return results
-
-
-def cost(task):
-    """How long a run takes, roughly and relative to others."""
-    return task['hyperparameters']['epochs'] * (10 if task['mode'] == 'ProxLSTM' and task['epsilon'] else 1)
+def on_cpu(state):
+    """A state dict, nested as an optimizer's may be, with its tensors on the CPU."""
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    return state.cpu() if torch.is_tensor(state) else state
 
 
 # ---------------------------------------------------------------------------------------------- the assignment
 
-def assignment(args, train, test):
-    """Sections 2 to 6. Returns the entries of results.json."""
+def assignment(args, train, test, runs):
+    """Sections 2 to 6, carried out by `runs`. Returns the entries of results.json."""
     unseen = ~seen_in_training(train, test)
     test = make_batches(sequences_of(test), targets_of(test), EVALUATION_BATCH)
     variants = {'': {}}
     variants |= {f'dropout {p} {probability}': {'dropout': {p: probability}} for p, probability in args.dropout}
     variants |= {f'batch norm {p}': {'batch_norm': [p]} for p in args.batch_norm}
     has_own_base = {name: 'batch_norm' in change for name, change in variants.items()}
+    seeds = range(args.seeds)
 
-    def task(mode, epsilon, seed, variant='', epochs=args.epochs):
-        state = None
-        if mode != 'plain':
-            state = torch.load(checkpoint_path('plain', 0.0, seed, variant if has_own_base[variant] else ''),
-                               weights_only=True)['state_dict']
+    def task(mode, epsilon, seed, variant='', epochs=args.epochs, state=None):
         return {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant,
                 'model_arguments': {**model_arguments(args, train), **variants[variant]},
                 'hyperparameters': hyperparameters(args, mode, epochs),
                 'state': state, 'train': train, 'test': test, 'unseen': unseen, 'device': args.device}
 
-    def checkpoint_path(mode, epsilon, seed, variant):
-        name = '_'.join([PREFIX[mode], *([f'epsilon{epsilon}'] if mode != 'plain' else []),
-                         *([variant.replace(' ', '-')] if variant else []), f'seed{seed}'])
-        return args.output_dir / 'checkpoints' / f'{name}.pt'
-
-    def train_and_save(tasks, description):
-        runs = []
-        for run, checkpoint in train_runs(tasks, args.jobs, description):
-            buffer = io.BytesIO()
-            torch.save(checkpoint, buffer)
-            write(checkpoint_path(run['mode'], run['epsilon'], run['seed'], run['variant']), buffer.getvalue())
-            runs.append(run)
-        return runs
-
     # Section 2, the base model, and section 3, saving it. Batch normalisation has parameters, hence a base of its own.
-    seeds = range(args.seeds)
-    runs = train_and_save([task('plain', 0.0, seed, variant)
-                           for variant in variants if variant == '' or has_own_base[variant] for seed in seeds],
-                          'base')
+    bases = by_name(task('plain', 0.0, seed, variant)
+                    for variant in variants if variant == '' or has_own_base[variant] for seed in seeds)
+    entries = runs.carry_out(train_run, bases, 'base')
 
     # Sections 4 and 5: the assignment's epsilons, the best one, and the control, which goes on for as long as the best.
     tasks = []
@@ -209,7 +206,38 @@ def assignment(args, train, test):
     # Section 6: each variant at the best epsilon and at 0.
     tasks += [task('ProxLSTM', epsilon, seed, variant)
               for variant in variants if variant for epsilon in (0.0, best_epsilon(args, 'ProxLSTM')) for seed in seeds]
-    return runs + train_and_save(tasks, 'Adv and Prox')
+    return entries + from_bases(runs, tasks, 'Adv and Prox', lambda task: run_name(
+        {**task, 'mode': 'plain', 'variant': task['variant'] if has_own_base[task['variant']] else ''}))
+
+
+def from_bases(runs, tasks, description, base_of):
+    """Carry out tasks that each start from the saved model of the run `base_of(task)`. Returns all their entries.
+
+    Where a base diverged, there is nothing to start from: its tasks are entered as diverged in epoch 0.
+    """
+    checkpoints = {name: read_checkpoint(runs.path(name)) for name in map(base_of, tasks)}
+    startable, entries = [], {}
+    for task in tasks:
+        base = checkpoints[base_of(task)]
+        if base['run']['diverged'] is None:
+            startable.append({**task, 'state': base['state_dict']})
+            continue
+        entries[run_name(task)] = {key: task[key] for key in ('mode', 'epsilon', 'seed', 'variant', 'hyperparameters')} | {
+            'history': {key: [] for key in HISTORY}, 'diverged': 0, 'seconds': 0.0}
+        print(f'{described(task)}: not begun, for its base model diverged', file=sys.stderr)
+    startable = by_name(startable)
+    entries |= zip(startable, runs.carry_out(train_run, startable, description))
+    return [entries[run_name(task)] for task in tasks]
+
+
+def run_name(task):
+    """The name of a run's checkpoint, say prox_epsilon2.0_batch-norm-conv_seed0."""
+    return '_'.join([PREFIX[task['mode']], *([f'epsilon{task["epsilon"]}'] if task['mode'] != 'plain' else []),
+                     *([task['variant'].replace(' ', '-')] if task['variant'] else []), f'seed{task["seed"]}'])
+
+
+def by_name(tasks):
+    return {run_name(task): task for task in tasks}
 
 
 def model_arguments(args, batches):
@@ -231,10 +259,11 @@ def best_epsilon(args, mode):
 
 # ---------------------------------------------------------------------------------------------- choosing epsilon
 
-def tune(args, mode, train):
+def tune(args, mode, train, runs):
     """Cross-validate `mode` over `args.grid` within the training set, stratified and repeated.
 
-    Every fold trains a base of its own. Returns one record per fold and epsilon, its accuracy that of the last epoch.
+    Every fold trains a base of its own. Returns one record per fold and epsilon, its accuracy that of the last epoch, None
+    where the run diverged.
     """
     sequences, labels = sequences_of(train), targets_of(train)
     folds = []
@@ -247,41 +276,51 @@ def tune(args, mode, train):
             folds.append([make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
                           for part, size in ((~held_out, args.batch_size), (held_out, EVALUATION_BATCH))])
 
-    def task(mode, epsilon, seed, state):
+    def task(mode, epsilon, seed):
         fold_train, fold_test = folds[seed]
         return {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': 'cross-validation',
                 'model_arguments': model_arguments(args, train),
                 'hyperparameters': hyperparameters(args, mode, args.epochs),
-                'state': state, 'train': fold_train, 'test': fold_test,
+                'state': None, 'train': fold_train, 'test': fold_test,
                 'unseen': ~seen_in_training(fold_train, fold_test), 'device': args.device}
 
-    bases = train_runs([task('plain', 0.0, i, None) for i in range(len(folds))], args.jobs, 'base of each fold')
-    states = [checkpoint['state_dict'] for _, checkpoint in bases]
-    results = train_runs([task(mode, epsilon, i, states[i]) for epsilon in args.grid for i in range(len(folds))],
-                         args.jobs, mode)
-    return [{'mode': mode, 'epsilon': run['epsilon'], 'repeat': run['seed'] // args.folds,
-             'fold': run['seed'] % args.folds, 'accuracy': run['history']['test_accuracy'][-1]} for run, _ in results]
+    runs.carry_out(train_run, by_name(task('plain', 0.0, i) for i in range(len(folds))), 'base of each fold')
+    entries = from_bases(runs, [task(mode, float(epsilon), i) for epsilon in args.grid for i in range(len(folds))], mode,
+                         lambda task: run_name({**task, 'mode': 'plain'}))
+    return [{'mode': mode, 'epsilon': run['epsilon'], 'repeat': run['seed'] // args.folds, 'fold': run['seed'] % args.folds,
+             'accuracy': run['history']['test_accuracy'][-1] if run['diverged'] is None else None} for run in entries]
 
 
 def tuning_table(records):
-    """Markdown: validation accuracy against epsilon, and its paired difference to epsilon = 0; and the best epsilon."""
-    accuracy = {}
+    """Markdown: validation accuracy against epsilon, and its paired difference to epsilon = 0; and the best epsilon.
+
+    An epsilon at which a fold diverged is not the best. None where every epsilon is such.
+    """
+    folds = {}
     for record in records:
-        accuracy.setdefault(record['epsilon'], []).append(record['accuracy'])
-    best = max(accuracy, key=lambda epsilon: np.mean(accuracy[epsilon]))
+        folds.setdefault(record['epsilon'], {})[record['repeat'], record['fold']] = record['accuracy']
     lines = ['| ε | accuracy on held-out folds (%) | minus ε = 0 (mean ± standard error) |', '|---|---|---|']
-    for epsilon, values in accuracy.items():
-        difference = 100 * np.subtract(values, accuracy[0]) if 0 in accuracy else [math.nan]
+    means = {epsilon: np.mean(list(accuracy.values())) for epsilon, accuracy in folds.items()
+             if None not in accuracy.values()}
+    best = max(means, key=means.get, default=None)
+    for epsilon, accuracy in folds.items():
+        values = [x for x in accuracy.values() if x is not None]
+        difference = 100 * np.array([x - folds[0][fold] for fold, x in accuracy.items()
+                                     if None not in (x, folds.get(0, {}).get(fold))])
+        mean = np.mean(difference) if len(difference) else math.nan
         error = np.std(difference, ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.nan
-        lines.append(f'| {epsilon:g}{" (best)" if epsilon == best else ""} | {spread(values)} | '
-                     f'{np.mean(difference):+.2f} ± {error:.2f} |')
+        lines.append(f'| {epsilon:g}{" (best)" if epsilon == best else ""} | {spread(values, of=len(accuracy))} | '
+                     f'{mean:+.2f} ± {error:.2f} |')
     return '\n'.join(lines), best
 
 
 # ---------------------------------------------------------------------------------------------- figures and table
 
 def plot_accuracy(path, title, curves, unseen_differs):
-    """Accuracy against epoch for each (label, runs): the mean over seeds, and bars of one standard deviation."""
+    """Accuracy against epoch for each (label, runs): the mean over seeds, and bars of one standard deviation.
+
+    Diverged runs are left out, and counted in the label.
+    """
     panels = {'test_accuracy': 'all test sequences'}
     if unseen_differs:
         panels['unseen_accuracy'] = 'the test sequences that are not in training'
@@ -290,8 +329,13 @@ def plot_accuracy(path, title, curves, unseen_differs):
     styles = ['-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))]
     shades = ['black', 'tab:blue', 'tab:orange', 'tab:red', 'tab:green', 'tab:purple']
     floor = 100.0
+    curves = [(label, [run for run in runs if run['diverged'] is None], len(runs)) for label, runs in curves]
+    curves = [(f'{label}, {n - len(runs)} of {n} diverged' if len(runs) < n else label, runs) for label, runs, n in curves]
     for ax, (key, panel) in zip(axes[0], panels.items()):
         for k, (label, runs) in enumerate(curves):
+            if not runs:
+                ax.plot([], [], label=label, linestyle=styles[k % 7], color=shades[k % 6])
+                continue
             y = 100 * np.array([run['history'][key] for run in runs])
             mean, deviation = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
             ax.errorbar(np.arange(1, y.shape[1] + 1), mean, deviation, errorevery=(3 + 3 * k, 20), label=label,
@@ -328,10 +372,12 @@ def plot_runs(folder, args, runs, unseen_differs):
 def plot_tuning(path, mode, records):
     """Validation accuracy against epsilon, mean ± standard error over folds."""
     epsilons = sorted({record['epsilon'] for record in records})
-    values = [[100 * r['accuracy'] for r in records if r['epsilon'] == epsilon] for epsilon in epsilons]
+    values = [[100 * r['accuracy'] for r in records if r['epsilon'] == epsilon and r['accuracy'] is not None] or [math.nan]
+              for epsilon in epsilons]
     figure = Figure(figsize=(6.5, 4), layout='constrained')
     ax = figure.subplots()
-    ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values], [np.std(v, ddof=1) / math.sqrt(len(v)) for v in values],
+    ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values],
+                [np.std(v, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else math.nan for v in values],
                 fmt='ko-', capsize=3)
     ax.set(title=f'{mode}: cross-validation within the training set', xlabel='ε', ylabel='accuracy on held-out folds (%)'
            '\nmean ± standard error')
@@ -341,47 +387,49 @@ def plot_tuning(path, mode, records):
 
 
 def closing_table(runs):
-    """Markdown: final-epoch accuracy over seeds, and the paired difference to the control of as many epochs."""
+    """Markdown: final-epoch accuracy over seeds, and the paired difference to the control of as many epochs.
+
+    Diverged runs are counted, but in no mean; neither is a difference in which one takes part.
+    """
     groups = {}
     for run in runs:
-        groups.setdefault((run['mode'], run['variant'], run['epsilon']), {})[run['seed']] = run['history']
+        groups.setdefault((run['mode'], run['variant'], run['epsilon']), {})[run['seed']] = run
     lines = ['| model | ε | epochs | all test (%) | not in training (%) | minus ε = 0 (points) |', '|---|---|---|---|---|---|']
-    for (mode, variant, epsilon), histories in groups.items():
-        epochs = len(histories[min(histories)]['test_accuracy'])
+    for (mode, variant, epsilon), group in groups.items():
+        epochs = next(iter(group.values()))['hyperparameters']['epochs']
+        histories = {seed: run['history'] for seed, run in group.items() if run['diverged'] is None}
         final, unseen = ([history[key][-1] for history in histories.values()]
                          for key in ('test_accuracy', 'unseen_accuracy'))
         difference = ''
         if epsilon:
-            control = groups[mode, variant, 0.0]
+            control = {seed: run['history'] for seed, run in groups[mode, variant, 0.0].items() if run['diverged'] is None}
             difference = spread([history['test_accuracy'][-1] - control[seed]['test_accuracy'][epochs - 1]
-                                 for seed, history in histories.items()], sign='+')
+                                 for seed, history in histories.items() if seed in control], sign='+')
         name = {'plain': 'base'}.get(mode, mode) + (f', {variant}' if variant else '')
         epsilon = '' if mode == 'plain' else f'{epsilon:g}'
-        lines.append(f'| {name} | {epsilon} | {epochs} | {spread(final)} | '
+        lines.append(f'| {name} | {epsilon} | {epochs} | {spread(final, of=len(group))} | '
                      f'{"" if None in unseen else spread(unseen)} | {difference} |')
     return '\n'.join(lines)
 
 
-def spread(values, sign=''):
-    """Fractions as per cent, mean ± standard deviation."""
-    values = 100 * np.array(values)
-    deviation = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
-    return f'{values.mean():{sign}.1f}{deviation}'
+def spread(values, sign='', of=None):
+    """Fractions as per cent, mean ± standard deviation; with `of`, how many of so many runs diverged."""
+    words = []
+    if len(values):
+        values = 100 * np.array(values)
+        deviation = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
+        words.append(f'{values.mean():{sign}.1f}{deviation}')
+    if of and len(values) < of:
+        words.append(f'{of - len(values)} of {of} diverged')
+    return ', '.join(words)
 
 
 # ---------------------------------------------------------------------------------------------- files
 
-def write(path, content):
-    """Write bytes to a temporary name and move them into place, so that no reader ever sees half a file."""
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def write_results(path, config, runs):
-    """JSON, one run a line."""
-    lines = ',\n'.join(json.dumps(run) for run in runs)
-    write(path, f'{{"config": {json.dumps(config)},\n"runs": [\n{lines}\n]}}\n'.encode())
+def results_json(config, runs):
+    """The bytes of a results file, one run a line."""
+    lines = ',\n'.join(json.dumps(run, allow_nan=False) for run in runs)
+    return f'{{"config": {json.dumps(config)},\n"runs": [\n{lines}\n]}}\n'.encode()
 
 
 def save_figure(path, figure):
@@ -440,8 +488,15 @@ def get_args(argv=None):
                         help='of the base model, the best epsilons, their controls and section 6; at most 50 and 100 '
                         'for the other epsilons of AdvLSTM and ProxLSTM, as the assignment limits them')
     parser.add_argument('--dry-run', action='store_true', help='everything, in two epochs')
-    parser.add_argument('--jobs', type=positive_int, default=joblib.cpu_count(), help='runs at a time, a process each')
+    parser.add_argument('--resume', action='store_true', help='go on with the same sweep where it was interrupted')
     parser.add_argument('--device', type=device_name, default='cpu', help='cpu, cuda, …')
+
+    group = parser.add_argument_group('where the runs are carried out')
+    group.add_argument('--jobs', type=positive_int, help='runs at a time, a process each (default: the number of cores, '
+                       'here %d; with dask, of the cluster\'s workers)' % joblib.cpu_count(), default=argparse.SUPPRESS)
+    group.add_argument('--backend', choices=('loky', 'dask'), default='loky', help='processes here, or a Dask cluster')
+    group.add_argument('--scheduler', metavar='tcp://HOST:PORT', default=argparse.SUPPRESS,
+                       help='address of the Dask scheduler')
 
     group = parser.add_argument_group('model')
     group.add_argument('--hidden-size', type=positive_int, default=50)
@@ -481,6 +536,14 @@ def get_args(argv=None):
         parser.error('argument --grid: goes with --tune')
     if args.folds < 2:
         parser.error('argument --folds: expected at least 2')
+    if args.backend == 'dask' and 'scheduler' not in args:
+        parser.error('argument --scheduler: needed with --backend dask')
+    if args.backend != 'dask' and 'scheduler' in args:
+        parser.error('argument --scheduler: goes with --backend dask')
+    if 'jobs' not in args:
+        args.jobs = joblib.cpu_count() if args.backend == 'loky' else -1
+    if args.resume and args.dry_run and 'output_dir' not in args:
+        parser.error('argument --resume: a dry run that can be resumed needs an --output-dir')
     return parser, args
 
 
@@ -500,15 +563,44 @@ def check(args, train):
                                  f'{args.batch_size} leaves one with a single value')
 
 
+def carry_out(args, config, train, test, plots, runs):
+    """What was asked for, with its figures, its results file and its table."""
+    if args.tune:
+        mode = MODES[args.tune]
+        records = tune(args, mode, train, runs)
+        table, best = tuning_table(records)
+        write(plots / f'tune_{args.tune}.json', results_json(config, records))
+        plot_tuning(plots / f'tune_{args.tune}.png', mode, records)
+        print(f'\n{table}\n\n' + (f'Best: --{args.tune}-epsilon {best:g}' if best else 'No epsilon above 0 helps.'))
+    else:
+        results = plots / 'results.json'
+        if args.resume:
+            runs.check_readable(results, read_results)
+        entries = assignment(args, train, test, runs)
+        runs.write(results, results_json(config, entries))
+        seen = seen_in_training(train, test)
+        plot_runs(plots, args, entries, unseen_differs=bool(seen.any() and not seen.all()))
+        print(f'\n{closing_table(entries)}\n')
+    print(f'Written to {plots}')
+
+
 def main():
     parser, args = get_args()
+    runs = None
+
+    def interrupt(*_):
+        leave(f'\nInterrupted: {resumable(runs)}', 130)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         train, test = load_data(args.data, args.batch_size, args.kernel_size)
         digest = hashlib.sha256(args.data.read_bytes()).hexdigest()
         check(args, train)
     except (ValueError, OSError) as error:
         parser.exit(2, f'{error}\n')
-    config = {key: value for key, value in vars(args).items() if key not in ('output_dir', 'jobs', 'dry_run')}
+    not_in_config = 'output_dir', 'jobs', 'backend', 'scheduler', 'resume', 'dry_run'
+    config = {key: value for key, value in vars(args).items() if key not in not_in_config}
     config |= {'data': args.data.name, 'data_sha256': digest, 'torch': torch.__version__}
     if train[0].inputs.shape[2] == 1:
         print('The data has a single feature: its steps are not normalised, which would leave only their signs.')
@@ -517,25 +609,21 @@ def main():
         if 'output_dir' not in args:
             temporary = args.dry_run and tempfile.mkdtemp(prefix='training-')
             args.output_dir = Path(temporary or Path(__file__).resolve().parent)
-        for folder in ('plots', 'checkpoints'):
-            (args.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        plots = args.output_dir / 'plots'
-        if args.tune:
-            mode = MODES[args.tune]
-            records = tune(args, mode, train)
-            table, best = tuning_table(records)
-            write_results(plots / f'tune_{args.tune}.json', config, records)
-            plot_tuning(plots / f'tune_{args.tune}.png', mode, records)
-            print(f'\n{table}\n\n' + (f'Best: --{args.tune}-epsilon {best:g}' if best else 'No epsilon above 0 helps.'))
-        else:
-            runs = assignment(args, train, test)
-            write_results(plots / 'results.json', config, runs)
-            seen = seen_in_training(train, test)
-            plot_runs(plots, args, runs, unseen_differs=bool(seen.any() and not seen.all()))
-            print(f'\n{closing_table(runs)}\n')
-        print(f'Written to {plots}')
-    except OSError as error:
-        parser.exit(2, f'{error}\n')
+        plots, checkpoints = (args.output_dir / folder for folder in ('plots', 'checkpoints'))
+        for folder in (plots, checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        with claimed(checkpoints), backend(args.backend, getattr(args, 'scheduler', None)):
+            runs = Runs(checkpoints, config, args.resume, args.jobs)
+            carry_out(args, config, train, test, plots, runs)
+    except (Stop, OSError) as error:
+        leave(f'{error}\n{resumable(runs)}' if runs and runs.entries else error, 2)
+
+
+def resumable(runs):
+    """What is saved, and the command that goes on from there."""
+    if not runs or not runs.entries:
+        return 'nothing is saved.'
+    return f'{runs}. Go on with: {command_to_resume()}'
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@
 """
 
 import copy
+import io
 import json
 import os
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import runs as runs_module
 import training
 from Classifier import LSTMClassifier
 from load_data import load_data
+from runs import HISTORY, Runs
 from training import compute_perturbation, eval_model, train_model, train_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,10 +134,36 @@ def run_arguments(data, **changes):
 
 
 def test_a_run_is_a_function_of_its_arguments(data):
-    (a, model_a), (b, model_b) = (train_run(**run_arguments(data)) for _ in range(2))
-    assert a['history'] == b['history']
-    assert all(torch.equal(x, y) for x, y in zip(model_a['state_dict'].values(), model_b['state_dict'].values()))
-    assert train_run(**run_arguments(data, seed=4))[0]['history'] != a['history']
+    a, b = (train_run(**run_arguments(data)) for _ in range(2))
+    assert a['run']['history'] == b['run']['history']
+    assert all(torch.equal(x, y) for x, y in zip(a['state_dict'].values(), b['state_dict'].values()))
+    assert train_run(**run_arguments(data, seed=4))['run']['history'] != a['run']['history']
+
+
+@pytest.mark.parametrize('mode, variant', [('ProxLSTM', {'dropout': {'lstm_input': 0.5}}), ('AdvLSTM', {}),
+                                           ('plain', {'batch_norm': ['conv'], 'dropout': {'input': 0.3}})])
+def test_a_run_in_parts_is_the_run_in_one_go(data, mode, variant):
+    """Weights, optimiser, generator and history go through the file between the parts."""
+    arguments = run_arguments(data, mode=mode, epsilon=0.0 if mode == 'plain' else 1.0, model_arguments=variant,
+                              hyperparameters={'epochs': 5, 'batch_size': 27, 'lr': 1e-2, 'weight_decay': 1e-3,
+                                               'clip_value': 0.1})
+    whole, part, parts = train_run(**arguments), None, []
+    for _ in range(3):
+        part = train_run(**arguments, saved=part, epochs=2)
+        buffer = io.BytesIO()
+        torch.save(part, buffer)
+        part = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+        parts.append(len(part['run']['history']['train_loss']))
+    assert parts == [2, 4, 5] and part['run']['history'] == whole['run']['history']
+    assert part.keys() == whole.keys() == {'arguments', 'state_dict', 'run'}
+    assert all(torch.equal(x, y) for x, y in zip(part['state_dict'].values(), whole['state_dict'].values(), strict=True))
+
+
+def test_a_run_ends_where_its_loss_is_not_finite(data):
+    broken = make(output_size=9).state_dict()
+    broken['linear.bias'][3] = float('nan')
+    run = train_run(**run_arguments(data, state=broken))['run']
+    assert run['diverged'] == 1 and run['history'] == dict.fromkeys(run['history'], [])
 
 
 def test_a_run_leaves_the_callers_random_numbers_alone(data):
@@ -147,7 +176,7 @@ def test_a_run_leaves_the_callers_random_numbers_alone(data):
 
 def test_a_run_starts_from_the_given_state_and_refuses_another_shape(data):
     base = make(output_size=9).state_dict()
-    _, checkpoint = train_run(**run_arguments(data, state=base, hyperparameters={
+    checkpoint = train_run(**run_arguments(data, state=base, hyperparameters={
         'epochs': 1, 'batch_size': 27, 'lr': 1e-12, 'weight_decay': 0.0, 'clip_value': 0.1}))
     for name, start in base.items():
         torch.testing.assert_close(checkpoint['state_dict'][name], start, rtol=0, atol=1e-9)
@@ -156,7 +185,8 @@ def test_a_run_starts_from_the_given_state_and_refuses_another_shape(data):
 
 
 def test_unseen_accuracy_is_that_of_the_marked_sequences(data):
-    run, checkpoint = train_run(**run_arguments(data))
+    checkpoint = train_run(**run_arguments(data))
+    run = checkpoint['run']
     model = LSTMClassifier(**checkpoint['arguments'])
     model.load_state_dict(checkpoint['state_dict'])
     _, accuracy, correct = eval_model(model, data[1][:2], 'ProxLSTM')
@@ -164,37 +194,61 @@ def test_unseen_accuracy_is_that_of_the_marked_sequences(data):
     assert run['history']['unseen_accuracy'][-1] == correct[40:].double().mean().item()
 
 
-def test_adv_and_prox_start_from_the_saved_base_of_their_seed_and_variant(data, monkeypatch, tmp_path):
+class Recorder(Runs):
+    """Runs that are not carried out: each leaves a mark in place of its weights."""
+
+    def __init__(self, folder, diverged=()):
+        super().__init__(folder, {})
+        self.tasks, self.diverged = [], diverged
+
+    def carry_out(self, advance, tasks, description):
+        self.tasks.append(list(tasks.values()))
+        for n, (name, task) in enumerate(tasks.items()):
+            length = 0 if name in self.diverged else task['hyperparameters']['epochs']
+            run = {key: task[key] for key in ('mode', 'epsilon', 'seed', 'variant', 'hyperparameters')} | {
+                'history': {key: [0.5] * length for key in HISTORY}, 'seconds': 0.0,
+                'diverged': 1 if name in self.diverged else None}
+            self.save(name, {'arguments': {}, 'state_dict': {'mark': torch.tensor([n, task['seed']])}, 'run': run})
+            self.entries[name] = run
+        return [self.entries[name] for name in tasks]
+
+
+def test_adv_and_prox_start_from_the_saved_base_of_their_seed_and_variant(data, tmp_path):
     """Reloaded from the file, dropout variants from the plain base, batch normalisation from a base of its own."""
-    started = {}
-
-    def record(tasks, jobs, description):
-        results = []
-        for n, task in enumerate(tasks):
-            key = task['mode'], task['variant'], task['seed']
-            started.setdefault(key, []).append(task['state'])
-            results.append(({k: task[k] for k in ('mode', 'epsilon', 'seed', 'variant')},
-                            {'arguments': {}, 'state_dict': {'mark': torch.tensor([n, task['seed']])}}))
-        return results
-
-    monkeypatch.setattr(training, 'train_runs', record)
-    _, args = training.get_args(['--seeds', '2', '--output-dir', str(tmp_path)])
-    (tmp_path / 'checkpoints').mkdir()
-    training.assignment(args, *data)
+    runs = Recorder(tmp_path)
+    _, args = training.get_args(['--seeds', '2'])
+    training.assignment(args, *data, runs)
+    bases, others = runs.tasks
     dropout, norm = 'dropout lstm_input 0.5', 'batch norm conv'
-    assert {key for key in started if key[0] == 'plain'} == {('plain', v, s) for v in ('', norm) for s in (0, 1)}
-    for (mode, variant, seed), states in started.items():
-        if mode == 'plain':
-            assert states == [None]
-        else:
-            base = torch.load(tmp_path / 'checkpoints' / f'base{"_batch-norm-conv" if variant == norm else ""}_seed{seed}.pt',
-                              weights_only=True)['state_dict']['mark']
-            assert base[1] == seed and all(torch.equal(state['mark'], base) for state in states)
+    assert {(task['mode'], task['variant'], task['seed']) for task in bases} == {
+        ('plain', v, s) for v in ('', norm) for s in (0, 1)}
+    assert all(task['state'] is None for task in bases)
+    for task in others:
+        seed = task['seed']
+        base = torch.load(tmp_path / f'base{"_batch-norm-conv" if task["variant"] == norm else ""}_seed{seed}.pt',
+                          weights_only=True)['state_dict']['mark']
+        assert base[1] == seed and torch.equal(task['state']['mark'], base)
+    started = {(task['mode'], task['variant'], task['seed']) for task in others}
     assert ('AdvLSTM', '', 1) in started and ('ProxLSTM', dropout, 0) in started
 
 
+def test_what_would_start_from_a_diverged_base_is_marked_and_the_rest_goes_on(data, tmp_path, capsys):
+    runs = Recorder(tmp_path, diverged=['base_seed1'])
+    _, args = training.get_args(['--seeds', '2', '--dropout', '--batch-norm'])
+    entries = training.assignment(args, *data, runs)
+    assert {task['seed'] for task in runs.tasks[1]} == {0}
+    assert {run['diverged'] for run in entries if run['seed'] == 0} == {None}
+    assert {run['diverged'] for run in entries if run['seed'] == 1 and run['mode'] != 'plain'} == {0}
+    assert 'AdvLSTM, epsilon 1, seed 1: not begun' in capsys.readouterr().err
+    table = training.closing_table(entries)
+    assert table.count('| 50.0, 1 of 2 diverged | 50.0 |') == 11 and table.count('+0.0 |') == 8
+    training.plot_runs(tmp_path, args, entries, unseen_differs=True)
+    (tmp_path / 'results.json').write_bytes(training.results_json({}, entries))
+    assert runs_module.read_results(tmp_path / 'results.json')[1] == entries
+
+
 def test_a_run_whose_test_set_is_all_training_has_no_unseen_accuracy(data):
-    run, _ = train_run(**run_arguments(data, unseen=torch.zeros(54, dtype=torch.bool)))
+    run = train_run(**run_arguments(data, unseen=torch.zeros(54, dtype=torch.bool)))['run']
     assert run['history']['unseen_accuracy'] == [None, None]
     assert '| 100.0 |  |  |' in training.closing_table([{**run, 'epsilon': 0.0, 'history': {
         **run['history'], 'test_accuracy': [1.0, 1.0]}}])
@@ -211,18 +265,13 @@ def test_train_model_refuses_an_epsilon_that_it_would_ignore_or_lacks(data):
 
 # ------------------------------------------------------------------------------------------------ cross-validation
 
-def test_folds_are_stratified_disjoint_and_cover_the_training_set(data, monkeypatch, tmp_path):
-    seen = []
-
-    def record(tasks, jobs, description):
-        seen.append(tasks)
-        return [({**task, 'history': {'test_accuracy': [0.5]}}, {'state_dict': None}) for task in tasks]
-
-    monkeypatch.setattr(training, 'train_runs', record)
-    _, args = training.get_args(['--tune', 'adv', '--grid', '1', '0', '--repeats', '2', '--output-dir', str(tmp_path)])
-    records = training.tune(args, 'AdvLSTM', data[0])
-    bases, swept = seen
+def test_folds_are_stratified_disjoint_and_cover_the_training_set(data, tmp_path):
+    runs = Recorder(tmp_path)
+    _, args = training.get_args(['--tune', 'adv', '--grid', '1', '0', '--repeats', '2'])
+    records = training.tune(args, 'AdvLSTM', data[0], runs)
+    bases, swept = runs.tasks
     assert len(bases) == 10 and len(swept) == len(records) == 20
+    assert all(torch.equal(task['state']['mark'], torch.tensor([task['seed']] * 2)) for task in swept)
     whole = sorted(x.tobytes() for x in training.sequences_of(data[0]))
     for repeat in range(2):
         held_out = [training.sequences_of(task['test']) for task in bases[5 * repeat:5 * repeat + 5]]
@@ -234,18 +283,25 @@ def test_folds_are_stratified_disjoint_and_cover_the_training_set(data, monkeypa
 
 
 def test_tuning_table_names_the_best_mean_and_pairs_by_fold():
-    records = [{'epsilon': e, 'accuracy': a} for e, values in {0: (0.8, 0.9), 1: (0.85, 0.97)}.items() for a in values]
-    table, best = training.tuning_table(records)
+    records = [{'epsilon': e, 'repeat': 0, 'fold': fold, 'accuracy': a}
+               for e, values in {0: (0.8, 0.9), 1: (0.85, 0.97), 2: (0.99, None)}.items() for fold, a in enumerate(values)]
+    table, best = training.tuning_table(records[:2] + records[:1:-1])
     assert best == 1 and '| 1 (best) | 91.0 ± 8.5 | +6.00 ± 1.00 |' in table
+    assert '| 2 | 99.0, 1 of 2 diverged | +19.00 ± nan |' in table
 
 
 def test_closing_table_compares_with_the_control_at_the_same_epoch_and_seed():
-    def run(epsilon, seed, accuracies):
-        return {'mode': 'AdvLSTM', 'epsilon': epsilon, 'seed': seed, 'variant': '',
+    def run(epsilon, seed, accuracies, diverged=None):
+        return {'mode': 'AdvLSTM', 'epsilon': epsilon, 'seed': seed, 'variant': '', 'diverged': diverged,
+                'hyperparameters': {'epochs': 2 if epsilon else 3},
                 'history': {'test_accuracy': accuracies, 'unseen_accuracy': accuracies}}
 
     runs = [run(0.0, 0, [0.5, 0.6, 0.1]), run(0.0, 1, [0.5, 0.7, 0.1]), run(1.0, 1, [0.5, 0.8]), run(1.0, 0, [0.5, 0.9])]
     assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +20.0 ± 14.1 |' in training.closing_table(runs)
+    runs[2] = run(1.0, 1, [], diverged=1)
+    assert '| AdvLSTM | 1 | 2 | 90.0, 1 of 2 diverged | 90.0 | +30.0 |' in training.closing_table(runs)
+    runs[3] = run(1.0, 0, [0.9], diverged=2)
+    assert '| AdvLSTM | 1 | 2 | 2 of 2 diverged |  |  |' in training.closing_table(runs)
 
 
 # ------------------------------------------------------------------------------------------------ the program
@@ -274,7 +330,8 @@ def test_dry_run_leaves_every_output(dry_run):
                       *(('ProxLSTM', e, v) for e in (0.0, best_prox) for v in (dropout, norm))}
     assert len(results['runs']) == 2 * len(groups) == len(list((folder / 'checkpoints').glob('*.pt')))
     for run in results['runs']:
-        assert set(run) == {'mode', 'epsilon', 'seed', 'variant', 'hyperparameters', 'history', 'seconds'}
+        assert set(run) == {'mode', 'epsilon', 'seed', 'variant', 'hyperparameters', 'history', 'diverged',
+                            'seconds'}
         assert {key: len(values) for key, values in run['history'].items()} == dict.fromkeys(
             ('train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy'), 2)
     assert training.closing_table(results['runs']) in done.stdout
@@ -318,7 +375,8 @@ def test_other_data_and_one_job_give_the_same_shape_of_results(tmp_path):
 @pytest.mark.parametrize('arguments', [
     ('--epochs', '0'), ('--seeds', 'two'), ('--adv-epsilon', '-1'), ('--prox-epsilon', 'nan'), ('--device', 'abacus'),
     ('--batch-norm', 'everywhere'), ('--dropout', 'lstm_input=1.5'), ('--tune', 'plain'), ('--grid', '1'),
-    ('--tune', 'adv', '--folds', '1')])
+    ('--tune', 'adv', '--folds', '1'),
+    ('--scheduler', 'tcp://127.0.0.1:1')])
 def test_bad_options_are_refused_by_name(arguments):
     done = program(*arguments)
     assert done.returncode == 2 and f'argument {arguments[-2]}' in done.stderr and 'Traceback' not in done.stderr

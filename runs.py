@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import pickle
 import shlex
 import signal
 import sys
@@ -74,24 +75,25 @@ class Runs:
         with tqdm(total=sum(task['hyperparameters']['epochs'] for task in tasks.values()), desc=description, unit='epoch',
                   initial=sum(position(self.entries.get(name)) for name in tasks)) as bar:
             # A round advances every unfinished run once, the longest first, so that no worker idles long at its end.
+            fruitless = 0
             while unfinished := [name for name in tasks if not finished(self.entries.get(name))]:
                 unfinished.sort(key=lambda name: -cost(tasks[name]))
                 calls = (joblib.delayed(advance_one)(name, advance, tasks[name], self.saved(name)) for name in unfinished)
-                with interrupts_held_back():
-                    results = parallel(calls)
-                handed_back = 0
                 try:
+                    with interrupts_held_back():
+                        results = parallel(calls)
                     for name, saved in results:
                         self.save(name, saved)
-                        handed_back += 1
                         run, before = saved['run'], position(self.entries.get(name))
                         self.entries[name] = run
                         bar.update(position(run) - before)
+                        fruitless = 0
                         if run['diverged'] is not None:
                             bar.write(f'{described(run)}: the loss was no longer finite in epoch {run["diverged"]}, where '
                                       f'this run ends.', file=sys.stderr)
                 except BrokenProcessPool as error:
-                    if not handed_back:
+                    fruitless += 1
+                    if fruitless == 3:
                         raise Stop('The worker processes are killed time and again, for want of memory perhaps.') from error
                     bar.write('A worker process was killed. What it was at is done again.', file=sys.stderr)
         return [self.entries[name] for name in tasks]
@@ -187,9 +189,13 @@ def read_checkpoint(path):
     whose checksum is not right.
     """
     content, mark, checksum = Path(path).read_bytes().rpartition(MARK)
-    if not mark or checksum != hashlib.sha256(content).hexdigest().encode():
+    saved = None
+    if mark and checksum == hashlib.sha256(content).hexdigest().encode():
+        with contextlib.suppress(pickle.UnpicklingError, RuntimeError):
+            saved = torch.load(io.BytesIO(content), weights_only=True)
+    if not isinstance(saved, dict) or not {'state_dict', 'run', 'config'} <= saved.keys():
         raise ValueError(f'{path}: damaged, cut short or not a checkpoint of this program')
-    return torch.load(io.BytesIO(content), weights_only=True)
+    return saved
 
 
 def read_results(path):
@@ -295,7 +301,7 @@ def backend(name, scheduler):
         raise Stop('--backend dask needs the package distributed: '
                    'python -m pip install -r requirements-cluster.txt') from None
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=5)
     except (OSError, ValueError) as error:
         raise Stop(f'--scheduler {scheduler}: no Dask scheduler answers there ({error})') from error
     with client:

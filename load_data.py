@@ -5,6 +5,10 @@
 """
 
 import argparse
+import io
+import math
+import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +17,7 @@ import torch
 from scipy.io import loadmat
 from scipy.io.matlab import matfile_version
 
+VARIABLES = [f'{split}_{part}' for split in ('train', 'test') for part in ('data', 'label', 'length')]
 DEFAULT_PATH = Path(__file__).resolve().parent / 'data' / 'JV_data.mat'
 
 
@@ -57,10 +62,10 @@ def load_data(path=DEFAULT_PATH, batch_size=27, kernel_size=1):
 
     train_labels = splits['train'][1]
     first = train_labels.min()
-    classes = np.arange(first, train_labels.max() + 1)
-    if first not in (0, 1) or not np.isin(classes, train_labels).all():
+    classes = np.unique(train_labels)
+    if first not in (0, 1) or len(classes) != classes[-1] - first + 1:
         raise ValueError(f"{path}: 'train_label' must use every whole number from 0 or 1 up to its largest, "
-                         f"found {_summary(np.unique(train_labels))}")
+                         f"found {_summary(classes)}")
     strangers = np.setdiff1d(splits['test'][1], classes)
     if len(strangers):
         raise ValueError(f"{path}: 'test_label' is {_summary(strangers)}, out of the range {first} to {classes[-1]} "
@@ -102,12 +107,16 @@ def seen_in_training(train, test):
 
 
 def _read_mat(path):
-    """All variables of a MATLAB 5–7 file, by name."""
+    """The variables of a MATLAB 5–7 file, by name."""
     if not Path(path).exists():
         raise FileNotFoundError(f'{path}: no such file, expected a MATLAB .mat file')
     try:
         major, _ = matfile_version(str(path), appendmat=False)
-        variables = loadmat(path, appendmat=False) if major == 1 else None
+        variables = None
+        if major == 1:
+            content = Path(path).read_bytes()
+            _check_variables(content[128:], '<' if content[126:128] == b'IM' else '>')
+            variables = loadmat(io.BytesIO(content), variable_names=VARIABLES)
     except Exception as error:  # scipy lets many kinds escape from a damaged file
         raise ValueError(f'{path}: damaged, unreadable or not a MATLAB .mat file ({type(error).__name__})') from error
     if major == 2:
@@ -115,6 +124,62 @@ def _read_mat(path):
     if variables is None:
         raise ValueError(f'{path}: not a MATLAB v5 to v7 .mat file')
     return variables
+
+
+# Bytes an item of each numeric type takes in a file of MATLAB's level 5; the types of compressed and matrix elements; and
+# the classes of matrices ("MAT-File Format", The MathWorks). Texts are of type 4 or 16 to 18.
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
+_COMPRESSED, _MATRIX = 15, 14
+_CELL, _CHAR, _NUMERIC = 1, 4, range(6, 16)
+
+
+def _check_variables(content, order):
+    """Walk through the elements of a file, because scipy's reader crashes on some damaged ones.
+
+    Compressed ones are compared with their checksums. Raises ValueError or zlib.error.
+    """
+    for kind, body in _elements(content, order):
+        if kind == _COMPRESSED:
+            _check_variables(zlib.decompress(body), order)
+        else:
+            _check_matrix(kind, body, order)
+
+
+def _check_matrix(kind, body, order):
+    if kind != _MATRIX:
+        raise ValueError(f'an element of type {kind}, expected a matrix')
+    if not body:  # an empty cell
+        return
+    (_, flags), (_, dims), (_, name), *parts = _elements(body, order)
+    flags, = struct.unpack(order + 'I', flags[:4])
+    matrix_class, is_complex = flags & 255, bool(flags & 0x800)
+    if matrix_class == _CELL:
+        for kind, part in parts:
+            _check_matrix(kind, part, order)
+    elif matrix_class in _NUMERIC:
+        count = math.prod(struct.unpack(order + f'{len(dims) // 4}i', dims))
+        if len(parts) != 1 + is_complex or any(len(part) != count * _SIZES.get(kind, 0) for kind, part in parts):
+            raise ValueError('a matrix of another size than its own dimensions')
+    elif matrix_class == _CHAR:
+        if any(kind not in (*_SIZES, 16, 17, 18) for kind, _ in parts):
+            raise ValueError('a text that is none')
+    elif bytes(name).decode() in VARIABLES or not name:
+        raise ValueError(f'a variable of class {matrix_class}, expected a cell array or numbers')
+
+
+def _elements(content, order):
+    """(type, content) of each element in `content`."""
+    position = 0
+    while position < len(content):
+        kind, size = struct.unpack_from(order + 'II', content, position)
+        start, end = position + 8, position + 8 + size
+        position = end if kind == _COMPRESSED else end + -end % 8
+        if kind >> 16:  # up to four bytes, packed together with type and size
+            kind, size = kind & 0xffff, kind >> 16
+            position, start, end = start, start - 4, start - 4 + size
+        if end > len(content) or size > 4 and end > position:
+            raise ValueError('an element that runs over the end')
+        yield kind, content[start:end]
 
 
 def _read_split(path, variables, name, kernel_size):

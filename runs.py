@@ -91,7 +91,7 @@ class Runs:
                         if run['diverged'] is not None:
                             bar.write(f'{described(run)}: the loss was no longer finite in epoch {run["diverged"]}, where '
                                       f'this run ends.', file=sys.stderr)
-                except BrokenProcessPool as error:
+                except worker_deaths() as error:
                     fruitless += 1
                     if fruitless == 3:
                         raise Stop('The worker processes are killed time and again, for want of memory perhaps.') from error
@@ -265,6 +265,12 @@ def leave(message, status):
             if 'resource_tracker' not in ' '.join(process.cmdline()):  # which stays to clear the shared memory away
                 process.kill()
     os._exit(status)
+
+
+def worker_deaths():
+    """The exceptions by which joblib's backends say that a worker died."""
+    distributed = sys.modules.get('distributed')
+    return (BrokenProcessPool, distributed.KilledWorker) if distributed else BrokenProcessPool
 
 
 @contextlib.contextmanager

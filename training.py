@@ -39,15 +39,14 @@ from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_trai
 from runs import (HISTORY, Runs, Stop, backend, claimed, command_to_resume, described, leave, read_checkpoint,
                   read_results, write)
 
-# The assignment's epsilons and the epochs it grants them, and the best ones: AdvLSTM's is what --tune adv chose,
-# ProxLSTM's an earlier cross-validation (README.md).
+# The assignment's epsilons and the epochs it grants them, and the best ones, as --tune chose them (README.md).
 SWEEPS = {'AdvLSTM': {'epsilons': (0.01, 0.1, 1.0), 'epochs': 50},
           'ProxLSTM': {'epsilons': (0.1, 1.0, 5.0), 'epochs': 100}}
-BEST_EPSILON = {'AdvLSTM': 5.0, 'ProxLSTM': 2.0}
+BEST_EPSILON = {'AdvLSTM': 5.0, 'ProxLSTM': 5.0}
 OPTIMISER = {'plain': {'lr': 1e-3, 'weight_decay': 1e-3},
              'AdvLSTM': {'lr': 5e-4, 'weight_decay': 1e-4},
              'ProxLSTM': {'lr': 1e-3, 'weight_decay': 1e-3}}
-GRIDS = {'AdvLSTM': (0, 0.03, 0.1, 0.3, 1, 2, 3, 5, 10), 'ProxLSTM': (0, 0.1, 0.3, 1, 2, 3, 5, 10, 30)}
+GRIDS = {'AdvLSTM': (0, 0.03, 0.1, 0.3, 1, 2, 3, 5, 10), 'ProxLSTM': (0, 0.5, 2, 5, 10, 30, 100, 300)}
 EVALUATION_BATCH = 128  # sequences: large batches are fast
 PREFIX = {'plain': 'base', 'AdvLSTM': 'adv', 'ProxLSTM': 'prox'}
 MODES = {prefix: mode for mode, prefix in PREFIX.items()}
@@ -231,7 +230,7 @@ def from_bases(runs, tasks, description, base_of):
 
 
 def run_name(task):
-    """The name of a run's checkpoint, say prox_epsilon2.0_batch-norm-conv_seed0."""
+    """The name of a run's checkpoint, say prox_epsilon5.0_batch-norm-conv_seed0."""
     return '_'.join([PREFIX[task['mode']], *([f'epsilon{task["epsilon"]}'] if task['mode'] != 'plain' else []),
                      *([task['variant'].replace(' ', '-')] if task['variant'] else []), f'seed{task["seed"]}'])
 
@@ -518,7 +517,7 @@ def get_args(argv=None):
     group.add_argument('--adv-epsilon', type=positive, default=BEST_EPSILON['AdvLSTM'],
                        help='best epsilon of AdvLSTM, chosen by --tune adv')
     group.add_argument('--prox-epsilon', type=positive, default=BEST_EPSILON['ProxLSTM'],
-                       help='best epsilon of ProxLSTM; --tune prox searches for one')
+                       help='best epsilon of ProxLSTM, chosen by --tune prox')
 
     group = parser.add_argument_group('choosing epsilon, instead of the assignment')
     group.add_argument('--tune', choices=('adv', 'prox'), help='cross-validate over --grid within the training set')

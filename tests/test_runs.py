@@ -204,13 +204,16 @@ def small_data(path):
     return path
 
 
+def sweep_arguments(data):
+    return ['--data', str(data), '--seeds', '1', '--epochs', '34', '--hidden-size', '8', '--out-channels', '8',
+            '--batch-norm', '--dropout', 'output']
+
+
 @pytest.fixture(scope='session')
 def sweep(tmp_path_factory):
     """The arguments of a short sweep, and what it writes when nothing disturbs it."""
     folder = tmp_path_factory.mktemp('sweep')
-    data = small_data(folder / 'waves.mat')
-    arguments = ['--data', str(data), '--seeds', '1', '--epochs', '34', '--hidden-size', '8', '--out-channels', '8',
-                 '--batch-norm', '--dropout', 'output']
+    arguments = sweep_arguments(small_data(folder / 'waves.mat'))
     done = run_program(arguments, folder, '--jobs', 1)
     assert done.returncode == 0, done.stderr
     return arguments, outcome(folder)

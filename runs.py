@@ -59,26 +59,32 @@ class Runs:
     def path(self, name):
         return self.folder / f'{name}.pt'
 
-    def carry_out(self, advance, tasks, description):
-        """Bring every run of `tasks`, a dictionary of keyword arguments by name, to its end.
+    def begin(self, names):
+        """Find out what there is of the runs of these names; without `resume`, remove it.
 
-        `advance(**task, saved, epochs)` returns the state to save; its 'run' is the entry for results.json. Returns the
-        entries, in order. Raises Stop if a checkpoint is of another configuration or the workers keep dying, and
-        OSError if a checkpoint cannot be written.
+        Raises Stop if it is of another configuration.
         """
-        for name in tasks:
+        for name in names:
             if self.resume:
                 self.look_up(name)
             else:
                 self.path(name).unlink(missing_ok=True)
+
+    def carry_out(self, advance, tasks, description):
+        """Bring every run of `tasks`, a dictionary of keyword arguments by name, to its end.
+
+        `advance(**task, saved, epochs)` returns the state to save; its 'run' is the entry for results.json. Returns the
+        entries, in order. Raises Stop if the workers keep dying, and OSError if a checkpoint cannot be written.
+        """
         parallel = joblib.Parallel(n_jobs=self.jobs, return_as='generator_unordered')
-        with tqdm(total=sum(task['hyperparameters']['epochs'] for task in tasks.values()), desc=description, unit='epoch',
+        with tqdm(desc=description, unit='epoch', total=sum(task['hyperparameters']['epochs'] for task in tasks.values()),
                   initial=sum(position(self.entries.get(name)) for name in tasks)) as bar:
             # A round advances every unfinished run once, the longest first, so that no worker idles long at its end.
             fruitless = 0
             while unfinished := [name for name in tasks if not finished(self.entries.get(name))]:
                 unfinished.sort(key=lambda name: -cost(tasks[name]))
-                calls = (joblib.delayed(advance_one)(name, advance, tasks[name], self.saved(name)) for name in unfinished)
+                calls = (joblib.delayed(advance_one)(name, advance, tasks[name], self.saved(name))
+                         for name in unfinished)
                 try:
                     with interrupts_held_back():
                         results = parallel(calls)
@@ -89,12 +95,13 @@ class Runs:
                         bar.update(position(run) - before)
                         fruitless = 0
                         if run['diverged'] is not None:
-                            bar.write(f'{described(run)}: the loss was no longer finite in epoch {run["diverged"]}, where '
-                                      f'this run ends.', file=sys.stderr)
+                            bar.write(f'{described(run)}: the loss was no longer finite in epoch {run["diverged"]}, '
+                                      f'where this run ends.', file=sys.stderr)
                 except worker_deaths() as error:
                     fruitless += 1
                     if fruitless == 3:
-                        raise Stop('The worker processes are killed time and again, for want of memory perhaps.') from error
+                        raise Stop('The worker processes are killed time and again, for want of memory '
+                                   'perhaps.') from error
                     bar.write('A worker process was killed. What it was at is done again.', file=sys.stderr)
         return [self.entries[name] for name in tasks]
 
@@ -120,7 +127,10 @@ class Runs:
             return None
 
     def saved(self, name):
-        return read_checkpoint(self.path(name)) if name in self.entries else None
+        """What there is of the run `name`, None if nothing: its file may have been taken away meanwhile."""
+        with contextlib.suppress(OSError, ValueError):
+            return read_checkpoint(self.path(name)) if name in self.entries else None
+        del self.entries[name]
 
     def save(self, name, saved):
         buffer = io.BytesIO()
@@ -228,7 +238,8 @@ def read_results(path):
         require(isinstance(history, dict) and set(history) == set(HISTORY)
                 and all(isinstance(values, list) for values in history.values()), f'history of run {n}')
         diverged, lengths = run['diverged'], {len(values) for values in history.values()}
-        require(diverged is None or type(diverged) is int and 0 <= diverged <= settings['epochs'], f'diverged of run {n}')
+        require(diverged is None or type(diverged) is int and 0 <= diverged <= settings['epochs'],
+                f'diverged of run {n}')
         require(lengths == {settings['epochs'] if diverged is None else max(0, diverged - 1)}, f'epochs of run {n}')
         require(all(number(x, 0, 1) or (x is None and key == 'unseen_accuracy') if 'accuracy' in key else number(x)
                     for key, values in history.items() for x in values), f'numbers of run {n}')
@@ -251,7 +262,8 @@ def claimed(folder):
     try:
         return lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise Stop(f'{folder}: another process is writing there; wait for its end or name another --output-dir') from None
+        raise Stop(f'{folder}: another process is writing there; wait for its end or name another '
+                   f'--output-dir') from None
 
 
 # ---------------------------------------------------------------------------------------------- interruptions, cluster

@@ -8,9 +8,10 @@
 
 Section 2 trains the base model. Section 3 saves it, and every later model starts from the saved file. Section 4 trains
 with AdvLSTM, section 5 with ProxLSTM, section 6 adds dropout and batch normalisation to ProxLSTM. Each sweep over
-epsilon holds its control, the identical run at epsilon = 0, because training on for as many epochs changes the accuracy by itself.
+epsilon holds its control, the identical run at epsilon = 0, because training on for as many epochs changes the
+accuracy by itself.
 
-Written under --output-dir: plots/*.png, plots/results.json and, every few epochs, checkpoints/*.pt. One is read back with
+Written under --output-dir: plots/*.png, plots/results.json and, every few epochs, checkpoints/*.pt, read back with
 
     checkpoint = torch.load(path, weights_only=True)
     model = LSTMClassifier(**checkpoint['arguments'])
@@ -114,14 +115,14 @@ def train_run(mode, epsilon, seed, variant, model_arguments, hyperparameters, st
               saved=None, epochs=None):
     """Train one model from `state` (None: from scratch) and evaluate it after every epoch, on one thread.
 
-    A function of its arguments alone: on the same machine's CPU the same ones give the same numbers. `variant` only names
-    the run; `unseen` (bool [number of test sequences]) marks the test sequences that do not occur in training. Where none
-    is unseen, that accuracy is None. `saved`, an earlier result, is gone on from, to the same numbers as in one go;
-    `epochs` bounds how far (None: to the end). Where the loss of an epoch is not finite, the run has 'diverged' in it and
-    ends.
+    A function of its arguments alone: on the same machine's CPU the same ones give the same numbers. `variant` only
+    names the run; `unseen` (bool [number of test sequences]) marks the test sequences that do not occur in training.
+    Where none is unseen, that accuracy is None. `saved`, an earlier result, is gone on from, to the same numbers as in
+    one go; `epochs` bounds how far (None: to the end). Where the loss of an epoch is not finite, the run has 'diverged'
+    in it and ends.
 
-    Returns the checkpoint: 'arguments' and 'state_dict' of the model, 'run', its entry for results.json, and, unless it is
-    finished, 'optimizer' and 'generator'.
+    Returns the checkpoint: 'arguments' and 'state_dict' of the model, 'run', its entry for results.json, and, unless it
+    is finished, 'optimizer' and 'generator'.
     """
     start = time.perf_counter()
     threads = torch.get_num_threads()
@@ -190,9 +191,8 @@ def assignment(args, train, test, runs):
                 'state': state, 'train': train, 'test': test, 'unseen': unseen, 'device': args.device}
 
     # Section 2, the base model, and section 3, saving it. Batch normalisation has parameters, hence a base of its own.
-    bases = by_name(task('plain', 0.0, seed, variant)
-                    for variant in variants if variant == '' or has_own_base[variant] for seed in seeds)
-    entries = runs.carry_out(train_run, bases, 'base')
+    bases = [task('plain', 0.0, seed, variant)
+             for variant in variants if variant == '' or has_own_base[variant] for seed in seeds]
 
     # Sections 4 and 5: the assignment's epsilons, the best one, and the control, which goes on for as long as the best.
     tasks = []
@@ -205,15 +205,18 @@ def assignment(args, train, test, runs):
     # Section 6: each variant at the best epsilon and at 0.
     tasks += [task('ProxLSTM', epsilon, seed, variant)
               for variant in variants if variant for epsilon in (0.0, best_epsilon(args, 'ProxLSTM')) for seed in seeds]
-    return entries + from_bases(runs, tasks, 'Adv and Prox', lambda task: run_name(
+    return train_from_bases(runs, bases, tasks, 'Adv and Prox', lambda task: run_name(
         {**task, 'mode': 'plain', 'variant': task['variant'] if has_own_base[task['variant']] else ''}))
 
 
-def from_bases(runs, tasks, description, base_of):
-    """Carry out tasks that each start from the saved model of the run `base_of(task)`. Returns all their entries.
+def train_from_bases(runs, bases, tasks, description, base_of):
+    """Carry out `bases`, then `tasks`, each of which starts from the saved model of the run named `base_of(task)`.
 
-    Where a base diverged, there is nothing to start from: its tasks are entered as diverged in epoch 0.
+    Returns the entries of all. Where a base diverged, there is nothing to start from: its tasks are entered as diverged
+    in epoch 0.
     """
+    runs.begin(map(run_name, bases + tasks))
+    base_entries = runs.carry_out(train_run, by_name(bases), 'base')
     checkpoints = {name: read_checkpoint(runs.path(name)) for name in map(base_of, tasks)}
     startable, entries = [], {}
     for task in tasks:
@@ -221,12 +224,12 @@ def from_bases(runs, tasks, description, base_of):
         if base['run']['diverged'] is None:
             startable.append({**task, 'state': base['state_dict']})
             continue
-        entries[run_name(task)] = {key: task[key] for key in ('mode', 'epsilon', 'seed', 'variant', 'hyperparameters')} | {
-            'history': {key: [] for key in HISTORY}, 'diverged': 0, 'seconds': 0.0}
+        entry = {key: task[key] for key in ('mode', 'epsilon', 'seed', 'variant', 'hyperparameters')}
+        entries[run_name(task)] = entry | {'history': {key: [] for key in HISTORY}, 'diverged': 0, 'seconds': 0.0}
         print(f'{described(task)}: not begun, for its base model diverged', file=sys.stderr)
     startable = by_name(startable)
     entries |= zip(startable, runs.carry_out(train_run, startable, description))
-    return [entries[run_name(task)] for task in tasks]
+    return base_entries + [entries[run_name(task)] for task in tasks]
 
 
 def run_name(task):
@@ -261,8 +264,8 @@ def best_epsilon(args, mode):
 def tune(args, mode, train, runs):
     """Cross-validate `mode` over `args.grid` within the training set, stratified and repeated.
 
-    Every fold trains a base of its own. Returns one record per fold and epsilon, its accuracy that of the last epoch, None
-    where the run diverged.
+    Every fold trains a base of its own. Returns one record per fold and epsilon, its accuracy that of the last epoch,
+    None where the run diverged.
     """
     sequences, labels = sequences_of(train), targets_of(train)
     folds = []
@@ -283,11 +286,13 @@ def tune(args, mode, train, runs):
                 'state': None, 'train': fold_train, 'test': fold_test,
                 'unseen': ~seen_in_training(fold_train, fold_test), 'device': args.device}
 
-    runs.carry_out(train_run, by_name(task('plain', 0.0, i) for i in range(len(folds))), 'base of each fold')
-    entries = from_bases(runs, [task(mode, float(epsilon), i) for epsilon in args.grid for i in range(len(folds))], mode,
-                         lambda task: run_name({**task, 'mode': 'plain'}))
-    return [{'mode': mode, 'epsilon': run['epsilon'], 'repeat': run['seed'] // args.folds, 'fold': run['seed'] % args.folds,
-             'accuracy': run['history']['test_accuracy'][-1] if run['diverged'] is None else None} for run in entries]
+    bases = [task('plain', 0.0, i) for i in range(len(folds))]
+    tasks = [task(mode, float(epsilon), i) for epsilon in args.grid for i in range(len(folds))]
+    entries = train_from_bases(runs, bases, tasks, mode, lambda task: run_name({**task, 'mode': 'plain'}))
+    return [{'mode': mode, 'epsilon': run['epsilon'], 'repeat': run['seed'] // args.folds,
+             'fold': run['seed'] % args.folds,
+             'accuracy': run['history']['test_accuracy'][-1] if run['diverged'] is None else None}
+            for run in entries[len(bases):]]
 
 
 def tuning_table(records):
@@ -329,7 +334,8 @@ def plot_accuracy(path, title, curves, unseen_differs):
     shades = ['black', 'tab:blue', 'tab:orange', 'tab:red', 'tab:green', 'tab:purple']
     floor = 100.0
     curves = [(label, [run for run in runs if run['diverged'] is None], len(runs)) for label, runs in curves]
-    curves = [(f'{label}, {n - len(runs)} of {n} diverged' if len(runs) < n else label, runs) for label, runs, n in curves]
+    curves = [(f'{label}, {n - len(runs)} of {n} diverged' if len(runs) < n else label, runs)
+              for label, runs, n in curves]
     for ax, (key, panel) in zip(axes[0], panels.items()):
         for k, (label, runs) in enumerate(curves):
             if not runs:
@@ -371,8 +377,8 @@ def plot_runs(folder, args, runs, unseen_differs):
 def plot_tuning(path, mode, records):
     """Validation accuracy against epsilon, mean ± standard error over folds."""
     epsilons = sorted({record['epsilon'] for record in records})
-    values = [[100 * r['accuracy'] for r in records if r['epsilon'] == epsilon and r['accuracy'] is not None] or [math.nan]
-              for epsilon in epsilons]
+    values = [[100 * r['accuracy'] for r in records if r['epsilon'] == epsilon and r['accuracy'] is not None]
+              or [math.nan] for epsilon in epsilons]
     figure = Figure(figsize=(6.5, 4), layout='constrained')
     ax = figure.subplots()
     ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values],
@@ -401,7 +407,8 @@ def closing_table(runs):
                          for key in ('test_accuracy', 'unseen_accuracy'))
         difference = ''
         if epsilon:
-            control = {seed: run['history'] for seed, run in groups[mode, variant, 0.0].items() if run['diverged'] is None}
+            control = {seed: run['history'] for seed, run in groups[mode, variant, 0.0].items()
+                       if run['diverged'] is None}
             difference = spread([history['test_accuracy'][-1] - control[seed]['test_accuracy'][epochs - 1]
                                  for seed, history in histories.items() if seed in control], sign='+')
         name = {'plain': 'base'}.get(mode, mode) + (f', {variant}' if variant else '')

@@ -37,13 +37,18 @@ def advance(mode, epsilon, seed, variant, hyperparameters, saved, epochs):
         for values in history.values():
             values.append(1 / epoch)
     return {'state_dict': {'epochs': torch.tensor([len(history['train_loss']), seed])},
-            'run': {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant, 'history': history, 'seconds': 0.5,
-                    'hyperparameters': hyperparameters, 'diverged': diverged}}
+            'run': {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant, 'history': history,
+                    'seconds': 0.5, 'hyperparameters': hyperparameters, 'diverged': diverged}}
 
 
 def make_tasks(**settings):
     return {f'run{seed}': {'mode': 'plain', 'epsilon': 0.0, 'seed': seed, 'variant': '',
                            'hyperparameters': {'epochs': 25, **settings}} for seed in range(3)}
+
+
+def carried_out(runs, advance, tasks):
+    runs.begin(tasks)
+    return runs.carry_out(advance, tasks, '')
 
 
 def files(folder):
@@ -56,7 +61,7 @@ CONFIG = {'epochs': 25, 'data': 'a.mat', 'data_sha256': '12', 'torch': '2.13.0',
 def test_finished_runs_are_skipped_and_begun_ones_gone_on_with(tmp_path):
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
     whole.mkdir(), parts.mkdir()
-    entries = Runs(whole, CONFIG).carry_out(advance, make_tasks(), '')
+    entries = carried_out(Runs(whole, CONFIG), advance, make_tasks())
     assert [len(run['history']['train_loss']) for run in entries] == [25, 25, 25]
 
     calls = []
@@ -68,17 +73,17 @@ def test_finished_runs_are_skipped_and_begun_ones_gone_on_with(tmp_path):
         return advance(saved=saved, **arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        Runs(parts, CONFIG).carry_out(interrupted, make_tasks(), '')
+        carried_out(Runs(parts, CONFIG), interrupted, make_tasks())
     assert calls == [(0, 0), (1, 0), (2, 0), (0, 10), (1, 10)]
     runs = Runs(parts, {**CONFIG, 'data': 'moved.mat'}, resume=True)
-    assert runs.carry_out(interrupted, make_tasks(), '') == entries
+    assert carried_out(runs, interrupted, make_tasks()) == entries
     assert calls[5:] == [(0, 20), (1, 10), (2, 10), (1, 20), (2, 20)]
-    assert Runs(parts, CONFIG, resume=True).carry_out(interrupted, make_tasks(), '') == entries and len(calls) == 10
+    assert carried_out(Runs(parts, CONFIG, resume=True), interrupted, make_tasks()) == entries and len(calls) == 10
     for name in make_tasks():
         assert torch.equal(read_checkpoint(parts / f'{name}.pt')['state_dict']['epochs'],
                            read_checkpoint(whole / f'{name}.pt')['state_dict']['epochs'])
 
-    Runs(parts, CONFIG).carry_out(interrupted, make_tasks(), '')  # without resume, over again
+    carried_out(Runs(parts, CONFIG), interrupted, make_tasks())  # without resume, over again
     assert calls[10:13] == [(0, 0), (1, 0), (2, 0)]
 
 
@@ -87,10 +92,10 @@ def test_finished_runs_are_skipped_and_begun_ones_gone_on_with(tmp_path):
     ({'torch': '2.14.0'}, 'torch "2.13.0" instead of "2.14.0"'), ({'clip_value': 0.2}, 'clip-value null instead of 0.2'),
     ({'dropout': []}, 'dropout [["lstm_input", 0.5]] instead of []')])
 def test_another_configuration_is_not_resumed_and_nothing_is_touched(tmp_path, change, words):
-    Runs(tmp_path, CONFIG).carry_out(advance, make_tasks(), '')
+    carried_out(Runs(tmp_path, CONFIG), advance, make_tasks())
     before = files(tmp_path)
     with pytest.raises(Stop) as stop:
-        Runs(tmp_path, {**CONFIG, **change}, resume=True).carry_out(advance, make_tasks(), '')
+        carried_out(Runs(tmp_path, {**CONFIG, **change}, resume=True), advance, make_tasks())
     assert str(stop.value).startswith(f'{tmp_path / "run0.pt"}: cannot be resumed') and words in str(stop.value)
     assert files(tmp_path) == before
 
@@ -103,7 +108,7 @@ def spoil(how, content):
 
 @pytest.mark.parametrize('how', ['bit', 'cut', 'longer', 'empty', 'text', 'torch'])
 def test_a_damaged_or_foreign_checkpoint_is_reported_kept_and_its_run_done_again(tmp_path, how, capsys):
-    entries = Runs(tmp_path, CONFIG).carry_out(advance, make_tasks(), '')
+    entries = carried_out(Runs(tmp_path, CONFIG), advance, make_tasks())
     good, path = files(tmp_path), tmp_path / 'run1.pt'
     if how == 'torch':
         torch.save(torch.nn.Linear(2, 2), path)  # a whole module: unpickling it would import and call things
@@ -113,7 +118,7 @@ def test_a_damaged_or_foreign_checkpoint_is_reported_kept_and_its_run_done_again
     with pytest.raises(ValueError, match='damaged, cut short or not a checkpoint'):
         read_checkpoint(path)
     runs = Runs(tmp_path, CONFIG, resume=True)
-    assert runs.carry_out(advance, make_tasks(), '') == entries
+    assert carried_out(runs, advance, make_tasks()) == entries
     assert str(path) in capsys.readouterr().err
     assert files(tmp_path) == {**good, 'run1.pt.refused': bad}
 
@@ -131,13 +136,24 @@ def test_what_a_checkpoint_holds_is_never_executed(tmp_path):
     assert not (tmp_path / 'sprung').exists()
 
 
+def test_a_file_taken_away_meanwhile_costs_its_run_only(tmp_path):
+    def advance_and_remove(saved, **arguments):
+        if saved is None and arguments['seed'] == 2:
+            (tmp_path / 'run0.pt').unlink(missing_ok=True)
+        return advance(saved=saved, **arguments)
+
+    entries = carried_out(Runs(tmp_path, CONFIG), advance_and_remove, make_tasks())
+    assert [len(run['history']['train_loss']) for run in entries] == [25, 25, 25]
+
+
 def test_a_diverged_run_is_marked_and_the_others_go_on(tmp_path, capsys):
     tasks = make_tasks()
     tasks['run1']['hyperparameters']['breaks_at'] = 13
-    entries = Runs(tmp_path, CONFIG).carry_out(advance, tasks, '')
-    assert [(run['diverged'], len(run['history']['train_loss'])) for run in entries] == [(None, 25), (13, 12), (None, 25)]
+    entries = carried_out(Runs(tmp_path, CONFIG), advance, tasks)
+    lengths = [len(run['history']['train_loss']) for run in entries]
+    assert lengths == [25, 12, 25] and [run['diverged'] for run in entries] == [None, 13, None]
     assert 'plain, epsilon 0, seed 1: the loss was no longer finite in epoch 13' in capsys.readouterr().err
-    assert Runs(tmp_path, CONFIG, resume=True).carry_out(None, tasks, '') == entries
+    assert carried_out(Runs(tmp_path, CONFIG, resume=True), None, tasks) == entries
 
 
 def test_a_write_that_fails_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
@@ -160,10 +176,10 @@ RUN = {'mode': 'AdvLSTM', 'epsilon': 1.0, 'seed': 0, 'variant': '', 'hyperparame
 
 
 @pytest.mark.parametrize('change', [
-    {}, {'mode': 'Adv'}, {'epsilon': -1.0}, {'epsilon': float('nan')}, {'seed': '0'}, {'seconds': None}, {'diverged': 3},
-    {'hyperparameters': {'lr': 0.1}}, {'hyperparameters': {'epochs': 3}}, {'history': {}}, {'extra': 1},
-    {'history': {**RUN['history'], 'test_accuracy': [0.5, 1.5]}}, {'history': {**RUN['history'], 'train_loss': [0.5, None]}},
-    {'history': {**RUN['history'], 'test_accuracy': [0.5]}}, {'diverged': 1}, {'variant': True}])
+    {}, {'mode': 'Adv'}, {'epsilon': -1.0}, {'epsilon': float('nan')}, {'seed': '0'}, {'seconds': None},
+    {'diverged': 3}, {'hyperparameters': {'lr': 0.1}}, {'hyperparameters': {'epochs': 3}}, {'history': {}}, {'extra': 1},
+    {'history': {**RUN['history'], 'test_accuracy': [0.5, 1.5]}}, {'diverged': 1}, {'variant': True},
+    {'history': {**RUN['history'], 'train_loss': [0.5, None]}}, {'history': {**RUN['history'], 'test_accuracy': [0.5]}}])
 def test_results_are_read_back_or_refused(tmp_path, change):
     path = tmp_path / 'results.json'
     path.write_text(json.dumps({'config': {}, 'runs': [RUN, {**RUN, **change}]}))
@@ -174,7 +190,8 @@ def test_results_are_read_back_or_refused(tmp_path, change):
         assert read_results(path) == ({}, [RUN, RUN])
 
 
-@pytest.mark.parametrize('content', [b'', b'{"config": {}, "runs": [', b'[]', b'{"config": {}}', b'\xff\xfe', b'[' * 100000])
+@pytest.mark.parametrize('content', [b'', b'{"config": {}, "runs": [', b'[]', b'{"config": {}}', b'\xff\xfe',
+                                     b'[' * 100000])
 def test_what_is_no_results_file_is_refused(tmp_path, content):
     (tmp_path / 'results.json').write_bytes(content)
     with pytest.raises(ValueError, match='damaged or not a results.json'):
@@ -205,7 +222,7 @@ def small_data(path):
 
 
 def sweep_arguments(data):
-    return ['--data', str(data), '--seeds', '1', '--epochs', '34', '--hidden-size', '8', '--out-channels', '8',
+    return ['--data', str(data), '--seeds', '1', '--epochs', '22', '--hidden-size', '8', '--out-channels', '8',
             '--batch-norm', '--dropout', 'output']
 
 
@@ -334,7 +351,7 @@ def test_divergence_is_said_marked_and_shown(sweep, tmp_path):
     broken = [run for run in entries if run['mode'] == 'ProxLSTM']
     assert broken and all(run['diverged'] for run in broken)
     assert f'ProxLSTM, epsilon 5, seed 0: the loss was no longer finite in epoch {broken[-3]["diverged"]}' in done.stderr
-    assert '| ProxLSTM | 5 | 34 | 1 of 1 diverged |' in done.stdout
+    assert '| ProxLSTM | 5 | 22 | 1 of 1 diverged |' in done.stdout
     assert 'Traceback' not in done.stderr
 
 

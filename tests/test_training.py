@@ -241,7 +241,7 @@ def test_what_would_start_from_a_diverged_base_is_marked_and_the_rest_goes_on(da
     assert {run['diverged'] for run in entries if run['seed'] == 1 and run['mode'] != 'plain'} == {0}
     assert 'AdvLSTM, epsilon 1, seed 1: not begun' in capsys.readouterr().err
     table = training.closing_table(entries)
-    assert table.count('| 50.0, 1 of 2 diverged | 50.0 |') == 11 and table.count('+0.0 |') == 8
+    assert table.count('| 50.0, 1 of 2 diverged | 50.0 |') == 10 and table.count('+0.0 |') == 7
     training.plot_runs(tmp_path, args, entries, unseen_differs=True)
     (tmp_path / 'results.json').write_bytes(training.results_json({}, entries))
     assert runs_module.read_results(tmp_path / 'results.json')[1] == entries

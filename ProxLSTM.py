@@ -388,6 +388,9 @@ class ProxLSTM(nn.LSTM):
         self.check_input(input, None)
         for name, state in zip(('h_0', 'c_0'), hx):
             self.check_hidden_size(state, (1, B, self.hidden_size), f'{name} has shape {{1}}, expected {{0}}')
+            if (state.dtype, state.device) != (input.dtype, input.device):
+                raise ValueError(f'{name} is {state.dtype} on {state.device}, expected {input.dtype} on {input.device} '
+                                 f'as the input')
         h, c = (state[0] for state in hx)
         padding = 0, 0, 0, -B % 4  # matrix products of a multiple of four rows take up to a fifth less time
         output, c = ProximalSequence.apply(epsilon, F.pad(input, padding), F.pad(h, padding), F.pad(c, padding),

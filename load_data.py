@@ -117,6 +117,8 @@ def _read_mat(path):
             content = Path(path).read_bytes()
             _check_variables(content[128:], '<' if content[126:128] == b'IM' else '>')
             variables = loadmat(io.BytesIO(content), variable_names=VARIABLES)
+    except _Unsuitable as error:
+        raise ValueError(f'{path}: {error}') from error
     except Exception as error:  # scipy lets many kinds escape from a damaged file
         raise ValueError(f'{path}: damaged, unreadable or not a MATLAB .mat file ({type(error).__name__})') from error
     if major == 2:
@@ -133,10 +135,15 @@ _COMPRESSED, _MATRIX = 15, 14
 _CELL, _CHAR, _NUMERIC = 1, 4, range(6, 16)
 
 
+class _Unsuitable(ValueError):
+    """A whole file, but not of the schema."""
+
+
 def _check_variables(content, order):
     """Walk through the elements of a file, because scipy's reader crashes on some damaged ones.
 
-    Compressed ones are compared with their checksums. Raises ValueError or zlib.error.
+    Compressed ones are compared with their checksums. Variables that are not ours are not read, hence not looked into.
+    Raises ValueError or zlib.error.
     """
     for kind, body in _elements(content, order):
         if kind == _COMPRESSED:
@@ -145,17 +152,21 @@ def _check_variables(content, order):
             _check_matrix(kind, body, order)
 
 
-def _check_matrix(kind, body, order):
+def _check_matrix(kind, body, order, variable=None):
     if kind != _MATRIX:
         raise ValueError(f'an element of type {kind}, expected a matrix')
     if not body:  # an empty cell
         return
     (_, flags), (_, dims), (_, name), *parts = _elements(body, order)
+    if variable is None:
+        variable = bytes(name).decode('latin-1')
+        if variable not in VARIABLES:
+            return
     flags, = struct.unpack(order + 'I', flags[:4])
     matrix_class, is_complex = flags & 255, bool(flags & 0x800)
     if matrix_class == _CELL:
         for kind, part in parts:
-            _check_matrix(kind, part, order)
+            _check_matrix(kind, part, order, variable)
     elif matrix_class in _NUMERIC:
         count = math.prod(struct.unpack(order + f'{len(dims) // 4}i', dims))
         if len(parts) != 1 + is_complex or any(len(part) != count * _SIZES.get(kind, 0) for kind, part in parts):
@@ -163,8 +174,10 @@ def _check_matrix(kind, body, order):
     elif matrix_class == _CHAR:
         if any(kind not in (*_SIZES, 16, 17, 18) for kind, _ in parts):
             raise ValueError('a text that is none')
-    elif bytes(name).decode() in VARIABLES or not name:
-        raise ValueError(f'a variable of class {matrix_class}, expected a cell array or numbers')
+    else:
+        kinds = {2: 'a struct', 3: 'an object', 5: 'a sparse matrix'}
+        raise _Unsuitable(f"'{variable}' is or holds {kinds.get(matrix_class, 'something else')}, expected numbers, or a "
+                          f"cell array of matrices")
 
 
 def _elements(content, order):

@@ -12,6 +12,7 @@ place, with what a later --resume must know.
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from tqdm import tqdm
 SAVE_EVERY = 10  # epochs
 MARK = b'\nsha256 '  # between a checkpoint and its checksum; torch.load reads over what follows the archive
 HISTORY = 'train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy'
-UPLOADED = 'ProxLSTM', 'load_data', 'Classifier', 'runs', 'training'  # modules, each after those that it imports
+UPLOADED = 'ProxLSTM', 'load_data', 'Classifier', 'runs'  # modules that workers import, each after those it needs
 
 one_at_a_time = threading.Lock()  # a Dask worker may have several threads, but a process has one random generator
 
@@ -64,11 +65,16 @@ class Runs:
 
         Raises Stop if it is of another configuration.
         """
+        found = {}
         for name in names:
-            if self.resume:
-                self.look_up(name)
-            else:
+            if not self.resume:
                 self.path(name).unlink(missing_ok=True)
+            elif (saved := self.check_readable(self.path(name), read_checkpoint)) is not None:
+                if differences := differing(saved['config'], self.config):
+                    raise Stop(f'{self.path(name)}: cannot be resumed, it was written with {differences}; give the same '
+                               f'arguments, or start over without --resume')
+                found[name] = saved['run']
+        self.entries |= found
 
     def carry_out(self, advance, tasks, description):
         """Bring every run of `tasks`, a dictionary of keyword arguments by name, to its end.
@@ -105,15 +111,12 @@ class Runs:
                     bar.write('A worker process was killed. What it was at is done again.', file=sys.stderr)
         return [self.entries[name] for name in tasks]
 
-    def look_up(self, name):
-        """Enter what the file of the run `name` holds, if there is one."""
-        saved = self.check_readable(self.path(name), read_checkpoint)
-        if saved is None:
-            return
-        if differences := differing(saved['config'], self.config):
-            raise Stop(f'{self.path(name)}: cannot be resumed, it was written with {differences}; give the same '
-                       f'arguments, or start over without --resume')
-        self.entries[name] = saved['run']
+    def finished_model(self, name):
+        """The checkpoint of the finished run `name`. Raises Stop if its file has been taken away or damaged."""
+        try:
+            return read_checkpoint(self.path(name))
+        except (OSError, ValueError) as error:
+            raise Stop(f'{self.path(name)}: taken away or damaged since it was written') from error
 
     def check_readable(self, path, read):
         """`read(path)`; None, and a word to the user, if that is a ValueError, and None if there is no such file."""
@@ -141,7 +144,8 @@ class Runs:
     def write(self, path, content):
         """`write`, but a file that could not be read is kept beside."""
         if path in self.refused:
-            path.replace(path.with_name(path.name + '.refused'))
+            kept = (path.with_name(f'{path.name}.refused{n or ""}') for n in itertools.count())
+            path.replace(next(name for name in kept if not name.exists()))
             self.refused.remove(path)
         write(path, content)
 
@@ -270,12 +274,13 @@ def claimed(folder):
 
 def leave(message, status):
     """End this process and its workers at once, whatever they are doing, with `message` on stderr."""
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if 'resource_tracker' not in ' '.join(process.cmdline()):  # which stays to clear the shared memory away
                 process.kill()
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+        sys.stdout.flush()
     os._exit(status)
 
 
@@ -302,7 +307,8 @@ def interrupts_held_back():
 def backend(name, scheduler):
     """joblib on `name`: 'loky', processes here, or 'dask', the workers of the Dask scheduler at an address.
 
-    Raises Stop if Dask is not installed, if no scheduler answers, or if its workers have another torch.
+    Raises Stop if Dask is not installed, if no scheduler answers, if it has no workers or such with another torch, and
+    when it is gone.
     """
     if name != 'dask':
         warnings_before = os.environ.get('PYTHONWARNINGS', '')
@@ -315,6 +321,7 @@ def backend(name, scheduler):
         return
     try:
         from distributed import Client
+        from distributed.comm import CommClosedError
     except ImportError:
         raise Stop('--backend dask needs the package distributed: '
                    'python -m pip install -r requirements-cluster.txt') from None
@@ -323,20 +330,29 @@ def backend(name, scheduler):
     except (OSError, ValueError) as error:
         raise Stop(f'--scheduler {scheduler}: no Dask scheduler answers there ({error})') from error
     with client:
+        try:
+            client.wait_for_workers(1, timeout=5)
+        except TimeoutError:
+            raise Stop(f'--scheduler {scheduler}: it has no workers; start some with: dask worker {scheduler}') from None
         for module in UPLOADED:
             client.upload_file(str(Path(__file__).with_name(f'{module}.py')))
         if strangers := {version for version in client.run(torch_version).values() if version != torch.__version__}:
             raise Stop(f'--scheduler {scheduler}: a worker has torch {", ".join(strangers)} instead of '
                        f'{torch.__version__}, so that its numbers would differ')
         with joblib.parallel_config(backend='dask'):
-            yield
+            try:
+                yield
+            except CommClosedError as error:
+                raise Stop(f'--scheduler {scheduler}: the connection is lost') from error
 
 
 def torch_version():
     return torch.__version__
 
 
-def command_to_resume():
+def command_to_resume(output_dir):
     """The command line that goes on where this one was interrupted."""
     arguments = [argument for argument in sys.argv if argument != '--resume']
+    if '--dry-run' in arguments and not any(argument.startswith('--output-dir') for argument in arguments):
+        arguments += ['--output-dir', str(output_dir)]
     return shlex.join(['python', *arguments, '--resume'])

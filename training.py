@@ -18,12 +18,16 @@ Written under --output-dir: plots/*.png, plots/results.json and, every few epoch
     model.load_state_dict(checkpoint['state_dict'])
 """
 
+import signal
+
+if __name__ == '__main__':  # while the imports take their seconds, Ctrl-C ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import hashlib
 import io
 import json
 import math
-import signal
 import sys
 import tempfile
 import time
@@ -37,8 +41,8 @@ from torch.nn import functional as F
 
 from Classifier import PLACEMENTS, LSTMClassifier
 from load_data import DEFAULT_PATH, Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
-from runs import (HISTORY, Runs, Stop, backend, claimed, command_to_resume, described, leave, read_checkpoint,
-                  read_results, write)
+from runs import (HISTORY, Runs, Stop, backend, claimed, command_to_resume, described, leave, read_results,
+                  write)
 
 # The assignment's epsilons and the epochs it grants them, and the best ones, as --tune chose them (README.md).
 SWEEPS = {'AdvLSTM': {'epsilons': (0.01, 0.1, 1.0), 'epochs': 50},
@@ -217,7 +221,7 @@ def train_from_bases(runs, bases, tasks, description, base_of):
     """
     runs.begin(map(run_name, bases + tasks))
     base_entries = runs.carry_out(train_run, by_name(bases), 'base')
-    checkpoints = {name: read_checkpoint(runs.path(name)) for name in map(base_of, tasks)}
+    checkpoints = {name: runs.finished_model(name) for name in map(base_of, tasks)}
     startable, entries = [], {}
     for task in tasks:
         base = checkpoints[base_of(task)]
@@ -280,7 +284,7 @@ def tune(args, mode, train, runs):
 
     def task(mode, epsilon, seed):
         fold_train, fold_test = folds[seed]
-        return {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': 'cross-validation',
+        return {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': f'cross-validation {args.tune}',
                 'model_arguments': model_arguments(args, train),
                 'hyperparameters': hyperparameters(args, mode, args.epochs),
                 'state': None, 'train': fold_train, 'test': fold_test,
@@ -577,7 +581,8 @@ def carry_out(args, config, train, test, plots, runs):
         table, best = tuning_table(records)
         write(plots / f'tune_{args.tune}.json', results_json(config, records))
         plot_tuning(plots / f'tune_{args.tune}.png', mode, records)
-        print(f'\n{table}\n\n' + (f'Best: --{args.tune}-epsilon {best:g}' if best else 'No epsilon above 0 helps.'))
+        verdict = {None: 'Runs diverged at every epsilon.', 0: 'No epsilon above 0 helps.'}
+        print(f'\n{table}\n\n{verdict.get(best, f"Best: --{args.tune}-epsilon {best}")}')
     else:
         results = plots / 'results.json'
         if args.resume:
@@ -617,7 +622,10 @@ def main():
             args.output_dir = Path(temporary or Path(__file__).resolve().parent)
         plots, checkpoints = (args.output_dir / folder for folder in ('plots', 'checkpoints'))
         for folder in (plots, checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise Stop(f'--output-dir: the folder {folder} cannot be made ({error.strerror})') from error
         with claimed(checkpoints), backend(args.backend, getattr(args, 'scheduler', None)):
             runs = Runs(checkpoints, config, args.resume, args.jobs)
             carry_out(args, config, train, test, plots, runs)
@@ -628,8 +636,8 @@ def main():
 def resumable(runs):
     """What is saved, and the command that goes on from there."""
     if not runs or not runs.entries:
-        return 'nothing is saved.'
-    return f'{runs}. Go on with: {command_to_resume()}'
+        return 'nothing has been saved since the start.'
+    return f'{runs}. Go on with: {command_to_resume(runs.folder.parent)}'
 
 
 if __name__ == '__main__':

@@ -392,6 +392,13 @@ def test_layer_refuses_input_that_lstm_refuses(input):
             ProxLSTM(3, 4, epsilon=epsilon)(input)
 
 
+def test_layer_refuses_states_of_another_dtype():
+    for states in ((torch.zeros(1, 2, 4).double(),) * 2, (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4).long())):
+        for epsilon in (0, 1.0):
+            with pytest.raises((ValueError, RuntimeError)):
+                ProxLSTM(3, 4, epsilon=epsilon)(torch.zeros(5, 2, 3), states)
+
+
 def test_layer_refuses_half_precision():
     with pytest.raises(ValueError, match='float32 or float64'):
         ProxLSTM(3, 4, dtype=torch.bfloat16)(torch.zeros(2, 1, 3, dtype=torch.bfloat16))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
+from scipy.sparse import coo_array
 
 from load_data import load_data, make_batches, seen_in_training, sequences_of
 
@@ -133,6 +134,10 @@ BAD_VARIABLES = {
     'fractional label': (dict(train_label=np.array([[0, 0.5, 1]])), "'train_label' must hold whole numbers"),
     'NaN label': (dict(train_label=np.array([[0, np.nan, 1]])), "'train_label' must hold whole numbers"),
     'text labels': (dict(train_label=np.array(['a', 'b', 'b'])), "'train_label' must hold numbers"),
+    'a huge label': (dict(train_label=np.array([[0, 1, 2**30]])), "'train_label' must use every whole number"),
+    'a struct': (dict(train_data={'a': 1}), "'train_data' is or holds a struct, expected numbers, or a cell array"),
+    'a struct in a cell': (dict(train_data=bad({'a': 1})), "'train_data' is or holds a struct"),
+    'sparse labels': (dict(train_label=coo_array([[0, 1, 1]])), "'train_label' is or holds a sparse matrix"),
     'test label out of range': (dict(test_label=np.array([[0, 7]])), "'test_label' is 7, out of the range 0 to 1"),
 }
 
@@ -163,6 +168,36 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path, case):
         load_data(path)
     assert str(error.value).startswith(f'{path}: ') and '\n' not in str(error.value)
     assert ('v7.3' in str(error.value)) == (case == 'version 7.3')
+
+
+# Where scipy's reader would crash: a byte of the first label matrix, counted from the start of its flags, and what it
+# becomes. It says that the matrix is complex, of a type that there is not, or larger than what follows.
+@pytest.mark.parametrize('offset, value', [(9, 8), (56, 14), (56, 40), (58, 9), (24, 99)])
+def test_damage_that_crashes_scipy_is_refused(tmp_path, offset, value):
+    content = bytearray(save(tmp_path / 'bad.mat').read_bytes())
+    flags = content.index(b'train_label') - 40
+    assert content[flags:flags + 8] == b'\6\0\0\0\x08\0\0\0'
+    content[flags + offset] = value
+    (tmp_path / 'bad.mat').write_bytes(content)
+    with pytest.raises(ValueError, match='damaged, unreadable or not'):
+        load_data(tmp_path / 'bad.mat')
+
+
+def test_a_flipped_bit_in_compressed_data_is_refused(tmp_path):
+    path = tmp_path / 'bad.mat'
+    savemat(path, variables(), do_compression=True)
+    content = path.read_bytes()
+    for position in range(136, len(content), 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1:])
+        try:
+            assert same_batches(load_data(path)[0], load_data(save(tmp_path / 'good.mat'))[0])
+        except ValueError as error:
+            assert str(error).startswith(f'{path}: ')
+
+
+def test_variables_of_other_names_may_hold_anything(tmp_path):
+    other = {'note': 'recorded in May', 'settings': {'rate': 3, 'cell': cells([{'a': 1}])}, 'sparse': coo_array([[1, 0]])}
+    assert same_batches(load_data(save(tmp_path / 'more.mat', **other))[0], load_data(save(tmp_path / 'good.mat'))[0])
 
 
 def test_missing_file_and_folder(tmp_path):

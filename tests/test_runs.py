@@ -136,6 +136,25 @@ def test_what_a_checkpoint_holds_is_never_executed(tmp_path):
     assert not (tmp_path / 'sprung').exists()
 
 
+def test_a_fresh_start_removes_what_it_will_write_anew_before_it_begins(tmp_path):
+    carried_out(Runs(tmp_path, CONFIG), advance, make_tasks())
+    (tmp_path / 'mine.pt').write_bytes(b'')
+    Runs(tmp_path, {**CONFIG, 'epochs': 200}).begin(make_tasks())
+    assert set(files(tmp_path)) == {'mine.pt'}
+
+
+def test_what_is_kept_is_not_overwritten_by_the_next(tmp_path):
+    for content in (b'first', b'second'):
+        (tmp_path / 'run0.pt').write_bytes(content)
+        carried_out(Runs(tmp_path, CONFIG, resume=True), advance, make_tasks())
+    assert [(tmp_path / f'run0.pt.refused{n}').read_bytes() for n in ('', 1)] == [b'first', b'second']
+
+
+def test_a_base_that_is_gone_when_it_is_needed_ends_with_a_sentence(tmp_path):
+    with pytest.raises(Stop, match='base_seed0.pt: taken away or damaged'):
+        Runs(tmp_path, CONFIG).finished_model('base_seed0')
+
+
 def test_a_file_taken_away_meanwhile_costs_its_run_only(tmp_path):
     def advance_and_remove(saved, **arguments):
         if saved is None and arguments['seed'] == 2:
@@ -279,6 +298,10 @@ def test_killed_then_interrupted_then_resumed_is_as_if_undisturbed(sweep, tmp_pa
     arguments, undisturbed = sweep
     checkpoints = tmp_path / 'checkpoints'
     program = start_program(arguments, tmp_path, '--jobs', 1)
+    time.sleep(0.3)  # in the midst of imports
+    program.send_signal(signal.SIGINT)
+    assert program.communicate() == ('', '') and not checkpoints.exists()
+    program = start_program(arguments, tmp_path, '--jobs', 1)
     wait_for(lambda: any(checkpoints.glob('adv*')), program)
     program.kill()
     program.communicate()
@@ -298,7 +321,15 @@ def test_killed_then_interrupted_then_resumed_is_as_if_undisturbed(sweep, tmp_pa
 
     changed = run_program(arguments, tmp_path, '--resume', '--clip-value', '0.2')
     assert changed.returncode == 2 and 'clip-value 0.1 instead of 0.2' in changed.stderr
-    assert run_program(arguments, tmp_path, '--resume', '--jobs', 1).returncode == 0
+
+    killed_at = time.time()
+    program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')
+    wait_for(lambda: any(path.stat().st_mtime > killed_at for path in checkpoints.glob('*.pt')), program)
+    worker = next(child for child in psutil.Process(program.pid).children(recursive=True)
+                  if 'popen_loky' in ' '.join(child.cmdline()))
+    worker.kill()
+    _, stderr = program.communicate()
+    assert program.returncode == 0 and 'A worker process was killed' in stderr, stderr
     assert outcome(tmp_path) == undisturbed
 
 
@@ -312,34 +343,22 @@ def test_a_second_process_on_the_same_folder_refuses(sweep, tmp_path):
     assert not list((tmp_path / 'checkpoints').glob('*.pt'))
 
 
-def test_a_killed_worker_costs_its_epochs_only(sweep, tmp_path):
-    arguments, undisturbed = sweep
-    program = start_program(arguments, tmp_path, '--jobs', 2)
-    wait_for(lambda: any((tmp_path / 'checkpoints').glob('*.pt')), program)
-    workers = [child for child in psutil.Process(program.pid).children(recursive=True)
-               if 'popen_loky' in ' '.join(child.cmdline())]
-    workers[0].kill()
-    _, stderr = program.communicate()
-    assert program.returncode == 0, stderr
-    assert 'A worker process was killed' in stderr
-    assert outcome(tmp_path) == undisturbed
-
-
 @pytest.mark.skipif(sys.platform == 'win32', reason='the limit on file sizes is POSIX')
 def test_a_full_disk_ends_with_one_sentence_and_leaves_what_was_complete(sweep, tmp_path):
     import resource
     arguments, undisturbed = sweep
-    plots = Path(arguments[1]).parent / 'plots'
-    limit = ((plots / 'results.json').stat().st_size + (plots / 'dropout_batch_norm.png').stat().st_size) // 2
-    program = subprocess.run(
-        [sys.executable, ROOT / 'training.py', *arguments, '--output-dir', tmp_path, '--jobs', '1'], capture_output=True,
-        text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    assert program.returncode == 2 and 'Traceback' not in program.stderr
-    assert 'could not be written (File too large)' in program.stderr and 'Go on with' in program.stderr
-    assert not list(tmp_path.glob('*/*.tmp')) and outcome(tmp_path) == undisturbed
-    assert run_program(arguments, tmp_path, '--resume', '--jobs', 1).returncode == 0
-    assert len(list((tmp_path / 'plots').glob('*.png'))) == 4
-    assert outcome(tmp_path) == undisturbed
+    shutil.copytree(Path(arguments[1]).parent, tmp_path, dirs_exist_ok=True)
+    missing = tmp_path / 'checkpoints' / 'prox_epsilon5.0_seed0.pt'
+    missing.unlink()
+    before = files(tmp_path / 'checkpoints')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'training.py', *arguments, '--output-dir', tmp_path, '--jobs', '1', '--resume'],
+        capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)))
+    assert done.returncode == 2 and lines(done.stderr)[-2:] == [
+        f'{missing}: could not be written (File too large)',
+        f'11 finished and 0 begun runs are saved in {missing.parent}. Go on with: python {ROOT / "training.py"} '
+        f'{" ".join(arguments)} --output-dir {tmp_path} --jobs 1 --resume']
+    assert files(tmp_path / 'checkpoints') == before
 
 
 def test_divergence_is_said_marked_and_shown(sweep, tmp_path):

@@ -4,8 +4,10 @@
 """
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from scipy.io import savemat
 from scipy.sparse import coo_array
 
-from load_data import load_data, make_batches, seen_in_training, sequences_of
+from load_data import _elements, load_data, make_batches, seen_in_training, sequences_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -172,12 +174,16 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path, case):
 
 # Where scipy's reader would crash: a byte of the first label matrix, counted from the start of its flags, and what it
 # becomes. It says that the matrix is complex, of a type that there is not, or larger than what follows.
+@pytest.mark.parametrize('compressed', [False, True])
 @pytest.mark.parametrize('offset, value', [(9, 8), (56, 14), (56, 40), (58, 9), (24, 99)])
-def test_damage_that_crashes_scipy_is_refused(tmp_path, offset, value):
+def test_damage_that_crashes_scipy_is_refused(tmp_path, offset, value, compressed):
     content = bytearray(save(tmp_path / 'bad.mat').read_bytes())
     flags = content.index(b'train_label') - 40
     assert content[flags:flags + 8] == b'\6\0\0\0\x08\0\0\0'
     content[flags + offset] = value
+    if compressed:  # with a right checksum
+        packed = [zlib.compress(struct.pack('<II', kind, len(body)) + body) for kind, body in _elements(content[128:], '<')]
+        content = content[:128] + b''.join(struct.pack('<II', 15, len(z)) + z for z in packed)
     (tmp_path / 'bad.mat').write_bytes(content)
     with pytest.raises(ValueError, match='damaged, unreadable or not'):
         load_data(tmp_path / 'bad.mat')

@@ -195,7 +195,7 @@ RUN = {'mode': 'AdvLSTM', 'epsilon': 1.0, 'seed': 0, 'variant': '', 'hyperparame
 
 
 @pytest.mark.parametrize('change', [
-    {}, {'mode': 'Adv'}, {'epsilon': -1.0}, {'epsilon': float('nan')}, {'seed': '0'}, {'seconds': None},
+    {}, {'mode': 'Adv'}, {'epsilon': -1.0}, {'epsilon': float('inf')}, {'seed': '0'}, {'seconds': None},
     {'diverged': 3}, {'hyperparameters': {'lr': 0.1}}, {'hyperparameters': {'epochs': 3}}, {'history': {}}, {'extra': 1},
     {'history': {**RUN['history'], 'test_accuracy': [0.5, 1.5]}}, {'diverged': 1}, {'variant': True},
     {'history': {**RUN['history'], 'train_loss': [0.5, None]}}, {'history': {**RUN['history'], 'test_accuracy': [0.5]}}])

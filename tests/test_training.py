@@ -302,6 +302,10 @@ def test_closing_table_compares_with_the_control_at_the_same_epoch_and_seed():
     assert '| AdvLSTM | 1 | 2 | 90.0, 1 of 2 diverged | 90.0 | +30.0 |' in training.closing_table(runs)
     runs[3] = run(1.0, 0, [0.9], diverged=2)
     assert '| AdvLSTM | 1 | 2 | 2 of 2 diverged |  |  |' in training.closing_table(runs)
+    runs[0], runs[2] = run(0.0, 0, [], diverged=1), run(1.0, 1, [0.5, 0.8])  # a control that diverged is compared with none
+    assert '| AdvLSTM | 1 | 2 | 80.0, 1 of 2 diverged | 80.0 | +10.0 |' in training.closing_table(runs)
+    runs[3] = run(1.0, 0, [0.5, 0.9])
+    assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +10.0 |' in training.closing_table(runs)
 
 
 # ------------------------------------------------------------------------------------------------ the program

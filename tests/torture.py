@@ -100,9 +100,13 @@ def damage(content, generator):
     return how, bytes(data)
 
 
+def variables_of(path):
+    return {name: value for name, value in loadmat(path).items() if not name.startswith('__')}
+
+
 def rearranged(path, generator):
     """(how, the bytes of a compressed .mat file with a variable dropped, or two swapped)."""
-    variables = {name: value for name, value in loadmat(path).items() if not name.startswith('__')}
+    variables = variables_of(path)
     a, b = generator.sample(sorted(variables), 2)
     how = generator.choice(['variable dropped', 'variables swapped'])
     if how == 'variable dropped':
@@ -141,7 +145,7 @@ def damage_many(count, generator):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         whole = {'compressed .mat': small_data(folder / 'compressed.mat'), '.mat': folder / 'plain.mat'}
-        savemat(whole['.mat'], loadmat(whole['compressed .mat']))
+        savemat(whole['.mat'], variables_of(whole['compressed .mat']))
         arguments = sweep_arguments(whole['compressed .mat'])
         process = start_program(arguments, folder, '--jobs', 1)
         process.communicate()

@@ -21,6 +21,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import filelock
@@ -284,6 +285,16 @@ def leave(message, status):
     os._exit(status)
 
 
+def end_with(parent):
+    """Let this process, a worker, end when the process of that number does: kill -9 leaves it no time to see to it."""
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def worker_deaths():
     """The exceptions by which joblib's backends say that a worker died."""
     distributed = sys.modules.get('distributed')
@@ -316,7 +327,7 @@ def backend(name, scheduler):
         with interrupts_held_back():
             resource_tracker.ensure_running()
         os.environ['PYTHONWARNINGS'] = warnings_before
-        with joblib.parallel_config(backend=name):
+        with joblib.parallel_config(backend=name, initializer=end_with, initargs=(os.getpid(),)):
             yield
         return
     try:

@@ -301,10 +301,10 @@ def test_killed_then_interrupted_then_resumed_is_as_if_undisturbed(sweep, tmp_pa
     time.sleep(0.3)  # in the midst of imports
     program.send_signal(signal.SIGINT)
     assert program.communicate() == ('', '') and not checkpoints.exists()
-    program = start_program(arguments, tmp_path, '--jobs', 1)
+    program = start_program(arguments, tmp_path, '--jobs', 2)
     wait_for(lambda: any(checkpoints.glob('adv*')), program)
     program.kill()
-    program.communicate()
+    program.communicate(timeout=20)  # which comes back once its workers, too, have ended and let go of the pipe
 
     killed_at = time.time()
     program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')

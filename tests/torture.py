@@ -52,7 +52,7 @@ def killed_and_resumed(arguments, folder, duration, generator):
             words.append(target if victims else 'nothing')
         else:
             words.append('nothing')
-        _, stderr = process.communicate()
+        _, stderr = process.communicate(timeout=120)
         assert 'Traceback' not in stderr, stderr
         more = ['--resume']
         if process.returncode == 0 or generator.random() < 0.5:

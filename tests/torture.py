@@ -1,6 +1,6 @@
 """Kill and corrupt, many times over, and see that nothing is lost and nobody gets a wrong number without a word.
 
-    python tests/torture.py                          # both parts, in full: about a quarter of an hour
+    python tests/torture.py                          # both parts, in full: about six minutes on two cores
     python tests/torture.py --kills 3 --files 50
 
 Part one runs a short sweep N times, kills with SIGKILL the program, one of its workers or all of them at a random moment,

@@ -86,8 +86,7 @@ class LSTMClassifier(nn.Module):
         if lengths.max() > input.shape[1]:
             raise ValueError(f'lengths go up to {lengths.max()}, but the input has {input.shape[1]} steps')
 
-        x = F.normalize(input, dim=2) if self.input_size > 1 else input
-        x = self.regularise('input', x, lengths)
+        x = self.regularise('input', self.features(input), lengths)
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)
         lengths = (lengths - self.kernel_size) // self.stride + 1
         x = self.regularise('conv', x, lengths)
@@ -104,6 +103,10 @@ class LSTMClassifier(nn.Module):
         last = output[torch.arange(len(output), device=output.device), lengths - 1]
         last = self.regularise('output', last[:, None], torch.ones_like(lengths))[:, 0]
         return self.linear(last)
+
+    def features(self, input):
+        """What the convolution reads of `input`: each step [F] divided by its L2 norm."""
+        return F.normalize(input, dim=2) if self.input_size > 1 else input
 
     def regularise(self, placement, x, lengths):
         """Batch normalisation and dropout at `placement`, where there are any, on x [B, T, C]."""

@@ -124,6 +124,7 @@ class ConjugateGradients:
         W_g = self.W[2 * H:]
         self.Wg2 = torch.linalg.vector_norm(W_g, dim=1).square()
         self.one = W_g.new_ones(())
+        self.iterations = 0  # that the last solve() took
         self.Q = None
         if H < self.DENSE:
             self.W_T = self.W_T.contiguous()
@@ -192,6 +193,7 @@ class ConjugateGradients:
             rz, previous = torch.dot(self.r_flat, self.z_flat).item(), rz
             torch.add(z, p, alpha=rz / previous, out=p)
             iterations += 1
+        self.iterations = iterations
         if iterations <= self.TRUSTED_ITERATIONS and 0 <= rz <= goal:
             # One more step of x, of the last length, is nearly the next one and needs no product. (y and w stay behind.)
             self.minus_xyw[0].sub_(p, alpha=step)

@@ -202,7 +202,8 @@ def assignment(args, train, test, runs):
     tasks = []
     for mode in ('AdvLSTM', 'ProxLSTM'):
         sweep = SWEEPS[mode]
-        epochs = {epsilon: min(args.epochs, sweep['epochs']) for epsilon in sweep['epsilons']}
+        epsilons = args.adv_epsilons if mode == 'AdvLSTM' else args.prox_epsilons
+        epochs = {epsilon: min(args.epochs, sweep['epochs']) for epsilon in epsilons}
         epochs |= {0.0: args.epochs, best_epsilon(args, mode): args.epochs}
         tasks += [task(mode, epsilon, seed, epochs=epochs[epsilon]) for epsilon in sorted(epochs) for seed in seeds]
 
@@ -272,15 +273,9 @@ def tune(args, mode, train, runs):
     None where the run diverged.
     """
     sequences, labels = sequences_of(train), targets_of(train)
-    folds = []
-    for repeat in range(args.repeats):
-        order = np.random.default_rng(repeat).permutation(len(labels))
-        order = order[np.argsort(labels[order], kind='stable')]  # class by class, each in random order
-        for fold in range(args.folds):
-            held_out = np.zeros(len(labels), dtype=bool)
-            held_out[order[fold::args.folds]] = True  # dealt round, so that each fold has its share of each class
-            folds.append([make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
-                          for part, size in ((~held_out, args.batch_size), (held_out, EVALUATION_BATCH))])
+    folds = [[make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
+              for part, size in ((~held_out, args.batch_size), (held_out, EVALUATION_BATCH))]
+             for held_out in stratified_folds(labels, args.folds, args.repeats)]
 
     def task(mode, epsilon, seed):
         fold_train, fold_test = folds[seed]
@@ -297,6 +292,17 @@ def tune(args, mode, train, runs):
              'fold': run['seed'] % args.folds,
              'accuracy': run['history']['test_accuracy'][-1] if run['diverged'] is None else None}
             for run in entries[len(bases):]]
+
+
+def stratified_folds(labels, folds, repeats):
+    """For each repeat and fold, which of `labels` [N] are held out (bool [N]): of every class its share."""
+    for repeat in range(repeats):
+        order = np.random.default_rng(repeat).permutation(len(labels))
+        order = order[np.argsort(labels[order], kind='stable')]  # class by class, each in random order
+        for fold in range(folds):
+            held_out = np.zeros(len(labels), dtype=bool)
+            held_out[order[fold::folds]] = True  # dealt round
+            yield held_out
 
 
 def tuning_table(records):
@@ -368,7 +374,7 @@ def plot_runs(folder, args, runs, unseen_differs):
         best = best_epsilon(args, mode)
         curves = [('ε = 0 (control)', select(mode, 0.0))]
         curves += [(f'ε = {epsilon:g}{" (chosen)" if epsilon == best else ""}', select(mode, epsilon))
-                   for epsilon in sorted({*SWEEPS[mode]['epsilons'], best})]
+                   for epsilon in sorted({*SWEEPS[mode]['epsilons'], best}) if select(mode, epsilon)]
         plot_accuracy(folder / f'{mode}.png', f'{mode}, from the saved base model', curves, unseen_differs)
     best = best_epsilon(args, 'ProxLSTM')
     variants = sorted({run['variant'] for run in runs if run['mode'] == 'ProxLSTM'})
@@ -529,6 +535,9 @@ def get_args(argv=None):
                        help='best epsilon of AdvLSTM, chosen by --tune adv')
     group.add_argument('--prox-epsilon', type=positive, default=BEST_EPSILON['ProxLSTM'],
                        help='best epsilon of ProxLSTM, chosen by --tune prox')
+    for mode, prefix in (('AdvLSTM', 'adv'), ('ProxLSTM', 'prox')):
+        group.add_argument(f'--{prefix}-epsilons', type=positive, nargs='+', default=SWEEPS[mode]['epsilons'],
+                           metavar='EPSILON', help=f"{mode}'s epsilons beside the best one; the figure shows the assignment's")
 
     group = parser.add_argument_group('choosing epsilon, instead of the assignment')
     group.add_argument('--tune', choices=('adv', 'prox'), help='cross-validate over --grid within the training set')

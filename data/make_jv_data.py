@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-HEADER = b'MATLAB 5.0 MAT-file, Japanese Vowels (UCI, CC BY 4.0), written by data/make_jv_data.py'
+SOURCE = 'Japanese Vowels (UCI, CC BY 4.0), written by data/make_jv_data.py'
 
 
 def uci_split(split):
@@ -30,18 +30,22 @@ def course_partition(train, test):
     return train, tuple(train[i][:60] + test[i][60:351] for i in range(2))
 
 
-def write_mat(path, train, test):
+def write_mat(path, train, test, source=SOURCE):
     """Write (sequences, labels) pairs under the course's variable names, with the true lengths beside them."""
+    def row(numbers):
+        return np.array([numbers], dtype=np.min_scalar_type(max(numbers)))
+
     variables = {}
     for name, (sequences, labels) in {'train': train, 'test': test}.items():
         cells = np.empty((1, len(sequences)), dtype=object)
         cells[0, :] = sequences
         variables[f'{name}_data'] = cells
-        variables[f'{name}_label'] = np.array([labels], dtype=np.uint8)
-        variables[f'{name}_length'] = np.array([[len(x) for x in sequences]], dtype=np.uint8)
+        variables[f'{name}_label'] = row(labels)
+        variables[f'{name}_length'] = row([len(x) for x in sequences])
     buffer = io.BytesIO()
     savemat(buffer, variables, do_compression=True)
-    content = HEADER.ljust(116) + buffer.getvalue()[116:]  # scipy's header holds the time of writing
+    header = f'MATLAB 5.0 MAT-file, {source}'.encode()[:116]
+    content = header.ljust(116) + buffer.getvalue()[116:]  # scipy's header holds the time of writing
     temporary = path.with_suffix('.tmp')
     temporary.write_bytes(content)
     temporary.replace(path)

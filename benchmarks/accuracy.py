@@ -1,0 +1,132 @@
+"""The best recipe against the field's strong classifiers: the same 30 partitions of Japanese Vowels for all.
+
+    pip install -r requirements.txt -r requirements-benchmarks.txt
+    python benchmarks/accuracy.py                    # about a quarter of an hour on two cores
+    python benchmarks/accuracy.py --resamples 2 --epochs 2
+
+UCI's 270 training and 370 test sequences are pooled and parted anew, stratified: each class keeps as many training
+sequences as it has in UCI's own partition, which is the first. One fit of each classifier on each partition, on one
+thread; accuracies are compared partition by partition with Wilcoxon's signed-rank test. The peers are aeon's, with their
+defaults, on sequences that are padded with zeros to the longest of all, because they need equal lengths.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from scipy.stats import wilcoxon
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'companions')]
+
+from best import EPOCHS, fit, probabilities  # noqa: E402
+from load_data import load_data, sequences_of, targets_of  # noqa: E402
+from runs import write  # noqa: E402
+from training import positive_int  # noqa: E402
+
+OURS = 'best recipe'
+PEERS = {'MiniRocket': 'MiniRocketClassifier', 'MultiRocketHydra': 'MultiRocketHydraClassifier'}
+
+
+def partitions(train_labels, test_labels, count):
+    """`count` stratified partitions of training and test set pooled, their own first: which are training, bool [N]."""
+    labels = np.concatenate([train_labels, test_labels])
+    own = np.arange(len(labels)) < len(train_labels)
+    yield own
+    for seed in range(1, count):
+        generator, part = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
+        for c in np.unique(labels):
+            part[generator.permutation(np.flatnonzero(labels == c))[:own[labels == c].sum()]] = True
+        yield part
+
+
+def padded(sequences, steps):
+    """Float32 [N, F, steps], as aeon wants them."""
+    x = np.zeros((len(sequences), sequences[0].shape[1], steps), dtype=np.float32)
+    for row, sequence in zip(x, sequences):
+        row[:, :len(sequence)] = sequence.T
+    return x
+
+
+def compare(name, sequences, labels, part, seed, epochs):
+    """Fit classifier `name` on the training part: its accuracy on the rest, and the seconds of fit and predict."""
+    torch.set_num_threads(1)
+    train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
+    start = time.perf_counter()
+    if name == OURS:
+        _, model = fit(train, labels[part], seed, epochs=epochs)
+        fitted = time.perf_counter()
+        predicted = probabilities(model, test).argmax(1).numpy()
+    else:
+        from aeon.classification import convolution_based
+        steps = max(map(len, sequences))
+        model = getattr(convolution_based, PEERS[name])(random_state=seed).fit(padded(train, steps), labels[part])
+        fitted = time.perf_counter()
+        predicted = model.predict(padded(test, steps))
+    return {'classifier': name, 'partition': seed, 'accuracy': np.mean(predicted == labels[~part]).item(),
+            'fit_seconds': round(fitted - start, 2), 'predict_seconds': round(time.perf_counter() - fitted, 3)}
+
+
+def accuracy_table(records):
+    """Markdown: each classifier over the partitions, and the best recipe minus it, paired; p is not corrected."""
+    names = list(dict.fromkeys(record['classifier'] for record in records))
+    values = {name: {r['partition']: r for r in records if r['classifier'] == name} for name in names}
+    accuracy = {name: np.array([100 * r['accuracy'] for r in rows.values()]) for name, rows in values.items()}
+    lines = ["| classifier | UCI's own partition (%) | all partitions (%) | best recipe minus it (points) | better, equal, worse "
+             '| p (signed-rank) | fit (s) | predict (s) |', '|---|---|---|---|---|---|---|---|']
+    for name in names:
+        rows, x = values[name].values(), accuracy[name]
+        fit_seconds, predict_seconds = (np.median([r[key] for r in rows]) for key in ('fit_seconds', 'predict_seconds'))
+        comparison = ' |  | '
+        if name != OURS:
+            difference = accuracy[OURS] - x
+            p = wilcoxon(difference).pvalue if difference.any() else 1.0
+            comparison = (f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f} | {(difference > 0).sum()}, '
+                          f'{(difference == 0).sum()}, {(difference < 0).sum()} | {p:.1g}')
+        lines.append(f'| {name} | {100 * values[name][0]["accuracy"]:.2f} | {x.mean():.2f} ± {x.std(ddof=1):.2f} | '
+                     f'{comparison} | {fit_seconds:.1f} | {predict_seconds:.2f} |')
+    return '\n'.join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description='The best recipe against its peers on resampled partitions.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--resamples', type=positive_int, default=30, help="partitions, UCI's own among them")
+    parser.add_argument('--epochs', type=positive_int, default=EPOCHS, help='of the best recipe')
+    parser.add_argument('--jobs', type=positive_int, default=joblib.cpu_count(), help='fits at a time')
+    parser.add_argument('--output', type=Path, default=ROOT / 'plots' / 'accuracy.json', help='file for all figures')
+    args = parser.parse_args()
+    if args.resamples < 2:
+        parser.error('argument --resamples: expected at least 2')
+    try:
+        import aeon
+    except ModuleNotFoundError:
+        parser.exit(2, 'benchmarks/accuracy.py needs the package aeon: '
+                       'python -m pip install -r requirements-benchmarks.txt\n')
+    train, test = load_data(ROOT / 'data' / 'JV_uci.mat')
+    sequences = sequences_of(train) + sequences_of(test)
+    labels = np.concatenate([targets_of(train), targets_of(test)])
+    calls = [joblib.delayed(compare)(name, sequences, labels, part, seed, args.epochs)
+             for name in (OURS, *PEERS)
+             for seed, part in enumerate(partitions(targets_of(train), targets_of(test), args.resamples))]
+    parallel = joblib.Parallel(n_jobs=args.jobs, return_as='generator')
+    records = list(tqdm(parallel(calls), total=len(calls), unit='fit'))
+    lines = ',\n'.join(map(json.dumps, records))
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        write(args.output, f'{{"aeon": {json.dumps(aeon.__version__)}, "epochs": {args.epochs},\n"runs": [\n{lines}\n]}}\n'
+              .encode())
+    except OSError as error:
+        parser.exit(2, f'{error}\n')
+    print(f'\n{accuracy_table(records)}\n\naeon {aeon.__version__}; one thread a fit, medians of seconds; written to '
+          f'{args.output}')
+
+
+if __name__ == '__main__':
+    main()

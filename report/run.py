@@ -1,16 +1,17 @@
 """The reference run: everything that the report is made of, but the pictures and the text (write.py).
 
     python report/run.py                     # all of it, about 70 minutes on two cores
-    python report/run.py sweep               # or only some of: sweep unseen inside spikes search
+    python report/run.py sweep               # or only some of: sweep unseen inside spikes search others
 
 sweep     sections 2 to 6 of the assignment with training.py, eight seeds: results.json and its figures
 unseen    its models at their last epoch on UCI's 370 test sequences
 inside    what the proximal step does to the states of its ProxLSTM models
 spikes    300 epochs of the base model: loss spikes, and what might cure them
 search    cross-validation of the base model's settings and of the placements, within the training sequences
+others    training.py on two other data sets that come with aeon (requirements-data.txt)
 
-The sweep's models come to checkpoints/report/; it goes on where it was interrupted. The other parts write one file each,
-report/NAME.json.
+Models come to checkpoints/report/; what training.py does goes on where it was interrupted. Every part but the sweep writes
+report/NAME.json, the last one of each set.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from training import (BEST_EPSILON, EVALUATION_BATCH, eval_model, get_args, hype
                       stratified_folds, train_model, train_run)
 
 OUTPUT = ROOT / 'checkpoints' / 'report'
+OTHERS = 'BasicMotions', 'PickupGestureWiimoteZ'
 SEEDS = 8
 DROPOUT = [place for place in PLACEMENTS if place != 'conv']  # before the ReLU it does exactly what it does behind it
 SWEEP = ['--seeds', str(SEEDS), '--output-dir', str(OUTPUT),
@@ -51,6 +53,15 @@ def in_parallel(function, tasks, description):
     """function(**task) of each task, in order."""
     parallel = joblib.Parallel(n_jobs=joblib.cpu_count(), return_as='generator')
     return list(tqdm(parallel(joblib.delayed(function)(**task) for task in tasks), total=len(tasks), desc=description))
+
+
+def program(*command):
+    if status := subprocess.run([sys.executable, *command]).returncode:
+        sys.exit(status)
+
+
+def resume(output):
+    return ['--resume'] if list((output / 'checkpoints').glob('*.pt')) else []
 
 
 def write_records(name, records):
@@ -68,10 +79,7 @@ def load_model(path):
 # ---------------------------------------------------------------------------------------------- sweep
 
 def sweep():
-    resume = ['--resume'] if list((OUTPUT / 'checkpoints').glob('*.pt')) else []
-    status = subprocess.run([sys.executable, ROOT / 'training.py', *SWEEP, *resume]).returncode
-    if status:
-        sys.exit(status)
+    program(ROOT / 'training.py', *SWEEP, *resume(OUTPUT))
     for path in (OUTPUT / 'plots').iterdir():
         if path.suffix in ('.json', '.png') and not path.name.startswith('tune'):
             shutil.copyfile(path, REPORT / path.name)
@@ -238,7 +246,17 @@ def validate(name, change, fold, held_out, sequences, labels, settings):
     return {'change': name, 'fold': fold, 'accuracy': checkpoint['run']['history']['test_accuracy'][-1]}
 
 
-PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search)}
+# ---------------------------------------------------------------------------------------------- others
+
+def others():
+    for name in OTHERS:
+        data, output = OUTPUT / f'{name}.mat', OUTPUT / name
+        program(ROOT / 'data' / 'from_aeon.py', name, '--output', data)
+        program(ROOT / 'training.py', '--data', data, '--output-dir', output, *resume(output))
+        shutil.copyfile(output / 'plots' / 'results.json', REPORT / f'{name}.json')
+
+
+PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search, others)}
 
 
 def main():

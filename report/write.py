@@ -1,0 +1,361 @@
+"""Write the report: its tables and figures from the files of the reference run, its text from template.md.
+
+    python report/write.py                   # README.md and the figures of this folder anew
+    python report/write.py --check           # status 1 if README.md is not what the files give
+
+template.md is the text, written by hand; every number in it stands as an expression in {{ }}, evaluated here with the names
+of `names()`. run.py, training.py --tune, companions/best.py and benchmarks/accuracy.py wrote the files.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
+
+REPORT = Path(__file__).resolve().parent
+ROOT = REPORT.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
+
+from accuracy import accuracy_table  # noqa: E402
+from best import search_table  # noqa: E402
+from run import OTHERS  # noqa: E402
+from runs import read_results, write  # noqa: E402
+from training import BEST_EPSILON, closing_table, save_figure, spread, tuning_table  # noqa: E402
+
+TESTS = {'all': "the course's 351", 'unseen': 'the 291 not in training', 'uci': "UCI's 370"}
+
+
+def load(name):
+    return json.loads((REPORT / f'{name}.json').read_text(encoding='utf-8'))
+
+
+CONFIG, RUNS = read_results(REPORT / 'results.json')
+RUNS = {(run['mode'], run['variant'], run['epsilon'], run['seed']): run for run in RUNS}
+UCI = {(r['mode'], r['variant'], r['epsilon'], r['epochs'], r['seed']): r['accuracy'] for r in load('unseen')}
+SEEDS = range(CONFIG['seeds'])
+EPSILONS = {mode: sorted({epsilon for m, variant, epsilon, _ in RUNS if m == mode and variant == ''})
+            for mode in BEST_EPSILON}
+VARIANTS = sorted({variant for _, variant, *_ in RUNS if variant}, key=lambda name: (name.startswith('batch'), name))
+EPOCHS = {'AdvLSTM': 50, 'ProxLSTM': 100}  # after which epsilons are compared
+
+
+# ---------------------------------------------------------------------------------------------- figures in the text
+
+def values(mode, epsilon=0.0, variant='', epochs=100, test='uci'):
+    """Accuracy after `epochs` epochs, in per cent: an array over seeds, NaN where a run diverged before."""
+    if test == 'uci':
+        return 100 * np.array([UCI.get((mode, variant, epsilon, epochs, seed), math.nan) for seed in SEEDS])
+    histories = [RUNS[mode, variant, epsilon, seed]['history'][{'all': 'test', 'unseen': 'unseen'}[test] + '_accuracy']
+                 for seed in SEEDS]
+    return 100 * np.array([history[epochs - 1] if len(history) >= epochs else math.nan for history in histories])
+
+
+def mean(*args, **kwargs):
+    return spread(values(*args, **kwargs)[np.isfinite(values(*args, **kwargs))] / 100)
+
+
+class Effect:
+    """A paired difference over seeds, in points: mean, deviation, 95 % interval and p of Student's t."""
+
+    def __init__(self, label, with_it, without):
+        difference = with_it - without
+        self.label, self.difference = label, difference[np.isfinite(difference)]
+        n = len(self.difference)
+        self.mean, self.deviation = self.difference.mean(), self.difference.std(ddof=1)
+        margin = student.ppf(0.975, n - 1) * self.deviation / math.sqrt(n)
+        self.low, self.high = self.mean - margin, self.mean + margin
+        self.p = ttest_1samp(self.difference, 0).pvalue if self.deviation > 0 else 1.0
+        self.p_holm = None  # set by corrected()
+
+    def __str__(self):
+        return f'{self.mean:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f}, {p_text(self.p_holm)})'
+
+
+def p_text(p):
+    return f'p = {p:.2f}' if p >= 0.095 else f'p = {p:.1g}' if p >= 1e-4 else 'p < 0.0001'
+
+
+def corrected(effects):
+    """The same effects, by label, with their p corrected together (Holm 1979)."""
+    largest = 0.0
+    for rank, effect in enumerate(sorted(effects, key=lambda effect: effect.p)):
+        largest = max(largest, min(1.0, (len(effects) - rank) * effect.p))
+        effect.p_holm = largest
+    return {effect.label: effect for effect in effects}
+
+
+def sweep_effects(mode):
+    """Every epsilon of `mode` against its control, after as many epochs; the chosen one after all its epochs last."""
+    epochs = EPOCHS[mode]
+    effects = [Effect(f'ε = {epsilon:g}', values(mode, epsilon, epochs=epochs), values(mode, epochs=epochs))
+               for epsilon in EPSILONS[mode] if epsilon]
+    best = BEST_EPSILON[mode]
+    if epochs < 100:
+        effects.append(Effect(f'ε = {best:g}, 100 epochs', values(mode, best), values(mode)))
+    return corrected(effects)
+
+
+def placement_effects():
+    best = BEST_EPSILON['ProxLSTM']
+    effects = []
+    for variant in VARIANTS:
+        name = variant.removesuffix(' 0.5')
+        alone, both = values('ProxLSTM', 0.0, variant), values('ProxLSTM', best, variant)
+        effects += [Effect(f'{name}, without Prox', alone, values('ProxLSTM')),
+                    Effect(f'{name}, added to Prox', both, values('ProxLSTM', best)),
+                    Effect(f'Prox, added to {name}', both, alone)]
+    return corrected(effects)
+
+
+EFFECTS = {mode: sweep_effects(mode) for mode in BEST_EPSILON} | {'placements': placement_effects()}
+
+
+def effects_table(effects):
+    lines = ['| | difference (points) | 95 % interval | p | p, corrected |', '|---|---|---|---|---|']
+    for e in effects.values():
+        lines.append(f'| {e.label} | {e.mean:+.2f} ± {e.deviation:.2f} | {e.low:+.2f} to {e.high:+.2f} | {e.p:.2g} | '
+                     f'{e.p_holm:.2g} |')
+    return '\n'.join(lines)
+
+
+def accuracy_rows(rows):
+    """Markdown: for each (label, mode, epsilon, variant, epochs) accuracy on the three test sets."""
+    lines = [f'| | epochs | {" | ".join(f"{name} (%)" for name in TESTS.values())} |', '|---|---|---|---|---|']
+    for label, *key, epochs in rows:
+        cells = ' | '.join(mean(*key, epochs, test) for test in TESTS)
+        lines.append(f'| {label} | {epochs} | {cells} |')
+    return '\n'.join(lines)
+
+
+def base_table():
+    return accuracy_rows([('base', 'plain', 0.0, '', 100)])
+
+
+def sweep_table(mode):
+    best, epochs = BEST_EPSILON[mode], EPOCHS[mode]
+    rows = [(f'ε = {epsilon:g}{", the control" if not epsilon else ", chosen" if epsilon == best else ""}', mode, epsilon, '',
+             epochs) for epsilon in EPSILONS[mode]]
+    if epochs < 100:
+        rows += [('ε = 0, the control', mode, 0.0, '', 100), (f'ε = {best:g}, chosen', mode, best, '', 100)]
+    return accuracy_rows(rows)
+
+
+def placement_table():
+    best = BEST_EPSILON['ProxLSTM']
+    rows = [(f'{variant or "neither"}, {"Prox, ε = %g" % epsilon if epsilon else "no Prox"}', 'ProxLSTM', epsilon, variant,
+             100) for variant in ('', *VARIANTS) for epsilon in (0.0, best)]
+    return accuracy_rows(rows)
+
+
+def best_epoch():
+    """The base model's best epoch on the course's test set, chosen with that set in sight: per cent."""
+    return spread([max(RUNS['plain', '', 0.0, seed]['history']['test_accuracy']) for seed in SEEDS])
+
+
+def best_epoch_gain():
+    return np.mean([100 * max(RUNS['plain', '', 0.0, seed]['history']['test_accuracy']) for seed in SEEDS]
+                   - values('plain', test='all'))
+
+
+def settings_table():
+    settings = {'batch_size': 'sequences', 'hidden_size': 'units', 'epochs': '', 'out_channels': '', 'kernel_size': 'steps',
+                'stride': 'steps', 'base_lr': 'Adam', 'base_weight_decay': 'L2', 'clip_value': 'each gradient entry',
+                'adv_lr': 'AdvLSTM', 'adv_weight_decay': 'AdvLSTM', 'adv_epsilon': 'AdvLSTM, chosen',
+                'prox_lr': 'ProxLSTM', 'prox_weight_decay': 'ProxLSTM', 'prox_epsilon': 'ProxLSTM, chosen'}
+    return '\n'.join(['| setting | value | |', '|---|---|---|',
+                      *(f'| {key} | {CONFIG[key]:g} | {words} |' for key, words in settings.items())])
+
+
+# ---------------------------------------------------------------------------------------------- search, inside, spikes
+
+def change_table():
+    records, folds = load('search'), {}
+    for record in records:
+        folds.setdefault(record['change'], []).append(100 * record['accuracy'])
+    reference = np.array(folds['as in training.py'])
+    lines = ['| change | accuracy on held-out folds (%) | minus none (mean ± standard error) |', '|---|---|---|']
+    for change, x in folds.items():
+        difference = np.array(x) - reference
+        error = difference.std(ddof=1) / math.sqrt(len(x))
+        lines.append(f'| {change} | {np.mean(x):.1f} ± {np.std(x, ddof=1):.1f} | {difference.mean():+.2f} ± {error:.2f} |')
+    return '\n'.join(lines)
+
+
+def inside_records():
+    """(epsilon, {'moved', 'lambda_max', 'iterations'}: array over seeds), ascending."""
+    by_epsilon = {}
+    for record in load('inside'):
+        by_epsilon.setdefault(record['epsilon'], []).append(record)
+    return [(epsilon, {key: np.array([r[key] for r in records]) for key in ('moved', 'lambda_max', 'iterations')})
+            for epsilon, records in sorted(by_epsilon.items())]
+
+
+def inside_table():
+    lines = ['| ε | ‖c − s‖ / ‖s‖ | λ_max(G Gᵀ) | iterations |', '|---|---|---|---|']
+    for epsilon, x in inside_records():
+        moved = '0 | ' if not epsilon else f'{x["moved"].mean():.3f} ± {x["moved"].std(ddof=1):.3f} | '
+        iterations = '' if not epsilon else f'{x["iterations"].mean():.1f}'
+        lines.append(f'| {epsilon:g} | {moved}{x["lambda_max"].mean():.2f} ± {x["lambda_max"].std(ddof=1):.2f} | '
+                     f'{iterations} |')
+    return '\n'.join(lines)
+
+
+def find_spikes(loss, first=100, window=20, factor=3):
+    """The epochs, counted from 0, at which a spike begins: the loss is over `factor` times its median of `window` before.
+
+    A spike ends when it no longer is, by that same median.
+    """
+    begins, epoch = [], first
+    while epoch < len(loss):
+        usual = np.median(loss[epoch - window:epoch])
+        if loss[epoch] > factor * usual:
+            begins.append(epoch)
+            while epoch < len(loss) and loss[epoch] > factor * usual:
+                epoch += 1
+        else:
+            epoch += 1
+    return begins
+
+
+SPIKES = {}
+for _record in load('spikes'):
+    SPIKES.setdefault(_record['cure'], []).append(_record)
+
+
+def spike_stretch(cure='as in training.py'):
+    """How much further than usual the weights move in the epoch in which a spike begins: the median ratio over spikes."""
+    ratios = [record['moved'][epoch] / np.median(record['moved'][epoch - 20:epoch])
+              for record in SPIKES[cure] for epoch in find_spikes(record['loss'])]
+    return float(np.median(ratios)) if ratios else math.nan
+
+
+def spiky(cure):
+    """How many seeds had a spike."""
+    return sum(bool(find_spikes(record['loss'])) for record in SPIKES[cure])
+
+
+def spike_table():
+    lines = ["| base model, 300 epochs | seeds with a spike | spikes a seed | largest loss after epoch 100, median | lowest "
+             'accuracy after epoch 100 (%) | last epoch (%) | difference (points) | p, corrected |',
+             '|---|---|---|---|---|---|---|---|']
+    last = {cure: np.array([100 * r['accuracy'][-1] for r in records]) for cure, records in SPIKES.items()}
+    plain = next(iter(SPIKES))
+    effects = corrected([Effect(cure, x, last[plain]) for cure, x in last.items() if cure != plain])
+    for cure, records in SPIKES.items():
+        count = np.mean([len(find_spikes(r['loss'])) for r in records])
+        lowest = np.array([100 * min(r['accuracy'][100:]) for r in records])
+        comparison = f'{effects[cure].mean:+.2f} ± {effects[cure].deviation:.2f} | {effects[cure].p_holm:.2g}' \
+            if cure != plain else ' | '
+        lines.append(f'| {cure} | {spiky(cure)} of {len(records)} | {count:.1f} | '
+                     f'{np.median([max(r["loss"][100:]) for r in records]):.3f} | {lowest.mean():.1f} ± '
+                     f'{lowest.std(ddof=1):.1f} | {last[cure].mean():.1f} ± {last[cure].std(ddof=1):.1f} | {comparison} |')
+    return '\n'.join(lines)
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+def plot_epsilon(path):
+    figure = Figure(figsize=(11, 4.2), layout='constrained')
+    for ax, (mode, name) in zip(figure.subplots(1, 2, sharey=True), (('AdvLSTM', 'adv'), ('ProxLSTM', 'prox'))):
+        epsilons = [epsilon for epsilon in EPSILONS[mode] if epsilon]
+        effects = [EFFECTS[mode][f'ε = {epsilon:g}'] for epsilon in epsilons]
+        ax.axhline(0, color='grey', linewidth=0.8)
+        ax.errorbar(epsilons, [e.mean for e in effects], [e.mean - e.low for e in effects], fmt='ko-', capsize=3,
+                    label=f'test, UCI\'s 370, after {EPOCHS[mode]} epochs: mean and 95 % interval, {len(SEEDS)} seeds')
+        records = load(f'tune_{name}')['runs']
+        control = {(r['repeat'], r['fold']): r['accuracy'] for r in records if r['epsilon'] == 0}
+        grid = sorted({r['epsilon'] for r in records if r['epsilon']})
+        gains = [100 * np.array([r['accuracy'] - control[r['repeat'], r['fold']] for r in records
+                                 if r['epsilon'] == epsilon]) for epsilon in grid]
+        ax.errorbar(grid, [x.mean() for x in gains], [x.std(ddof=1) / math.sqrt(len(x)) for x in gains], fmt='s:',
+                    color='tab:blue', markerfacecolor='white', capsize=3,
+                    label='cross-validation in the training set: mean and standard error')
+        ax.axvline(BEST_EPSILON[mode], color='tab:red', linestyle='--', linewidth=1, label='chosen by cross-validation')
+        ax.set(xscale='log', title=mode, xlabel='ε')
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize='small', loc='lower center')
+    figure.axes[0].set_ylabel('accuracy minus that at ε = 0 (points)')
+    save_figure(path, figure)
+
+
+def plot_inside(path):
+    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    records = [(epsilon, x) for epsilon, x in inside_records() if epsilon]
+    titles = {'moved': '‖c − s‖ / ‖s‖', 'lambda_max': 'λ_max(G Gᵀ)', 'iterations': "the solver's iterations"}
+    for ax, (key, title) in zip(figure.subplots(1, 3), titles.items()):
+        ax.errorbar([epsilon for epsilon, _ in records], [x[key].mean() for _, x in records],
+                    [x[key].std(ddof=1) for _, x in records], fmt='ko-', capsize=3)
+        ax.set(xscale='log', title=title, xlabel='ε', ylim=(0, None))
+        ax.grid(alpha=0.3)
+    save_figure(path, figure)
+
+
+def plot_spikes(path):
+    figure = Figure(figsize=(11, 6), layout='constrained')
+    for ax, (cure, records) in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, SPIKES.items()):
+        for record in records:
+            ax.plot(range(1, 1 + len(record['loss'])), record['loss'], linewidth=0.8)
+        ax.set(yscale='log', title=cure)
+        ax.grid(alpha=0.3)
+    figure.supxlabel('epoch')
+    figure.supylabel('training loss, a line a seed')
+    save_figure(path, figure)
+
+
+def plot_effects(path, effects):
+    figure = Figure(figsize=(8, 1 + 0.28 * len(effects)), layout='constrained')
+    ax = figure.subplots()
+    rows = list(reversed(effects.values()))
+    ax.axvline(0, color='grey', linewidth=0.8)
+    ax.errorbar([e.mean for e in rows], range(len(rows)), xerr=[e.mean - e.low for e in rows], fmt='none', ecolor='black',
+                capsize=3)
+    for k, e in enumerate(rows):
+        ax.plot(e.mean, k, 'o', color='black', markerfacecolor='black' if e.p_holm < 0.05 else 'white')
+    ax.set_yticks(range(len(rows)), [e.label for e in rows])
+    ax.set(xlabel="difference on UCI's 370 (points), 95 % interval; filled: corrected p < 0.05")
+    ax.grid(alpha=0.3, axis='x')
+    save_figure(path, figure)
+
+
+# ---------------------------------------------------------------------------------------------- the page
+
+def names():
+    """What template.md can use."""
+    best, accuracy = load('best'), load('accuracy')
+    tunings = {name: tuning_table(load(f'tune_{name}')['runs'])[0] for name in ('adv', 'prox')}
+    best_values = [run['accuracy'] for run in best['runs']]
+    return globals() | {
+        'tuning': tunings, 'best': best, 'best_mean': spread(best_values), 'best_search': search_table(load('tune_best')['runs']),
+        'accuracy': accuracy, 'peers': accuracy_table(accuracy['runs']),
+        'others': {name: closing_table(read_results(REPORT / f'{name}.json')[1]) for name in OTHERS}}
+
+
+def render():
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string((REPORT / 'template.md').read_text(encoding='utf-8')).render(names())
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Write report/README.md and its figures.')
+    parser.add_argument('--check', action='store_true', help='write nothing; status 1 if README.md would change')
+    args = parser.parse_args()
+    page = render()
+    if args.check:
+        sys.exit(0 if (REPORT / 'README.md').read_text(encoding='utf-8') == page else
+                 'report/README.md is not what the files give: run python report/write.py')
+    plot_epsilon(REPORT / 'epsilon.png')
+    plot_inside(REPORT / 'inside.png')
+    plot_spikes(REPORT / 'spikes.png')
+    plot_effects(REPORT / 'placements.png', EFFECTS['placements'])
+    write(REPORT / 'README.md', page.encode())
+
+
+if __name__ == '__main__':
+    main()

@@ -52,7 +52,9 @@ INGREDIENTS = {
 }
 CHOSEN = tuple(INGREDIENTS)  # by --tune: each removal costs more than the standard error of what it costs
 EPOCHS, BATCH_SIZE, KERNEL_SIZE, PEAK_LR, CONSTANT_LR = 80, 27, 3, 3e-3, 1e-3
-REGULARISERS = [('AdvLSTM', 0.3), ('AdvLSTM', 1.0), ('AdvLSTM', 3.0), ('ProxLSTM', 1.0), ('ProxLSTM', 5.0)]
+PLAIN = 'plain', None, 1
+ON_TOP = [('AdvLSTM', 0.3, 1), ('AdvLSTM', 1.0, 1), ('AdvLSTM', 3.0, 1), ('ProxLSTM', 1.0, 1), ('ProxLSTM', 5.0, 1),
+          ('plain', None, 5)]  # mode, epsilon, how many models are averaged
 
 
 # ---------------------------------------------------------------------------------------------- model and training
@@ -116,7 +118,7 @@ def augmented(x, deviation, recipe, generator):
 
 
 def probabilities(model, sequences, mode='plain', epsilon=None):
-    """Class probabilities, float32 [N, C], of float32 [T, F] arrays; those of several models can be averaged."""
+    """Class probabilities, float32 [N, C], of float32 [T, F] arrays; those of several models may be averaged."""
     lengths = [len(x) for x in sequences]
     inputs = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in sequences], batch_first=True)
     with torch.no_grad():
@@ -130,15 +132,18 @@ def accuracy(probabilities, labels):
 # ---------------------------------------------------------------------------------------------- the search
 
 def cross_validate(candidates, sequences, labels, args):
-    """Fit each candidate (ingredients, mode, epsilon) on every fold. Returns accuracies, float [folds] by candidate."""
+    """Fit each candidate (ingredients, mode, epsilon, members) on every fold; `members` models, of as many seeds, are averaged.
+
+    Returns accuracies, float [folds], by candidate.
+    """
     folds = list(stratified_folds(labels, args.folds, args.repeats))
 
     def one(candidate, held_out):
-        ingredients, mode, epsilon = candidate
+        ingredients, mode, epsilon, members = candidate
         train, test = ([sequences[i] for i in np.flatnonzero(part)] for part in (~held_out, held_out))
+        models = [fit(train, labels[~held_out], seed, ingredients, mode, epsilon, args.epochs)[1] for seed in range(members)]
         epsilon_in_test = epsilon if mode == 'ProxLSTM' else None
-        _, model = fit(train, labels[~held_out], 0, ingredients, mode, epsilon, args.epochs)
-        return accuracy(probabilities(model, test, mode, epsilon_in_test), labels[held_out])
+        return accuracy(sum(probabilities(model, test, mode, epsilon_in_test) for model in models), labels[held_out])
 
     calls = [joblib.delayed(one)(candidate, held_out) for candidate in candidates for held_out in folds]
     parallel = joblib.Parallel(n_jobs=args.jobs, return_as='generator')
@@ -147,41 +152,41 @@ def cross_validate(candidates, sequences, labels, args):
 
 
 def search(sequences, labels, args):
-    """Backward elimination by the one-standard-error rule (Breiman et al. 1984), then Adv and Prox on top.
+    """Backward elimination by the one-standard-error rule (Breiman et al. 1984); then what else may be put on top.
 
     From all ingredients on, the one whose removal leaves the highest accuracy is removed, as long as the best recipe so
-    far is then ahead by less than the standard error of the difference, paired over folds. Returns the chosen ingredients and
-    all accuracies by (ingredients, mode, epsilon).
+    far is then ahead by less than the standard error of the difference, paired over folds. Returns the chosen ingredients
+    and all accuracies by (ingredients, mode, epsilon, members).
     """
     current = tuple(INGREDIENTS)
-    results = cross_validate([(current, 'plain', None)], sequences, labels, args)
+    results = cross_validate([(current, *PLAIN)], sequences, labels, args)
     while current:
-        smaller = [(tuple(name for name in current if name != removed), 'plain', None) for removed in current]
+        smaller = [(tuple(name for name in current if name != removed), *PLAIN) for removed in current]
         results |= cross_validate(smaller, sequences, labels, args)
         candidate = max(smaller, key=lambda key: results[key].mean())
         behind = results[max(results, key=lambda key: results[key].mean())] - results[candidate]
         if behind.mean() > 0 and behind.mean() >= behind.std(ddof=1) / math.sqrt(len(behind)):
             break
         current = candidate[0]
-    return current, results | cross_validate([(current, *regulariser) for regulariser in REGULARISERS], sequences, labels,
-                                             args)
+    return current, results | cross_validate([(current, *more) for more in ON_TOP], sequences, labels, args)
 
 
 def search_table(records):
     """Markdown of the search: every recipe's accuracy on the held-out folds, and what it is behind the full one."""
     results = {}
     for record in records:
-        key = tuple(record['ingredients']), record['mode'], record['epsilon']
+        key = tuple(record['ingredients']), record['mode'], record['epsilon'], record['members']
         results.setdefault(key, []).append(100 * record['accuracy'])
     full = np.array(next(iter(results.values())))
     lines = ['| recipe | accuracy on held-out folds (%) | minus all ingredients (mean ± standard error) |', '|---|---|---|']
-    for (ingredients, mode, epsilon), values in results.items():
+    for (ingredients, mode, epsilon, members), values in results.items():
         missing = [name for name in INGREDIENTS if name not in ingredients]
         name = 'without ' + '; '.join(missing) if missing else 'all ingredients'
+        name += '' if mode == 'plain' else f'; {mode}, ε = {epsilon:g}'
+        name += '' if members == 1 else f'; {members} models averaged'
         difference = np.array(values) - full
-        lines.append(f'| {name}{"" if mode == "plain" else f"; {mode}, ε = {epsilon:g}"} | '
-                     f'{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} | {difference.mean():+.2f} ± '
-                     f'{difference.std(ddof=1) / math.sqrt(len(difference)):.2f} |')
+        lines.append(f'| {name} | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} | '
+                     f'{difference.mean():+.2f} ± {difference.std(ddof=1) / math.sqrt(len(difference)):.2f} |')
     return '\n'.join(lines)
 
 
@@ -246,9 +251,9 @@ def main():
         if args.tune:
             chosen, results = search(sequences_of(train), targets_of(train), args)
             folds = [(repeat, fold) for repeat in range(args.repeats) for fold in range(args.folds)]
-            records = [{'ingredients': ingredients, 'mode': mode, 'epsilon': epsilon, 'repeat': repeat, 'fold': fold,
-                        'accuracy': value.item()}
-                       for (ingredients, mode, epsilon), values in results.items()
+            records = [{'ingredients': ingredients, 'mode': mode, 'epsilon': epsilon, 'members': members,
+                        'repeat': repeat, 'fold': fold, 'accuracy': value.item()}
+                       for (ingredients, mode, epsilon, members), values in results.items()
                        for (repeat, fold), value in zip(folds, values)]
             lines = ',\n'.join(map(json.dumps, records))
             write(args.output_dir / 'plots' / 'tune_best.json',

@@ -23,7 +23,7 @@ REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
 
-from accuracy import accuracy_table  # noqa: E402
+from accuracy import accuracy_table, comparisons, holm  # noqa: E402
 from best import search_table  # noqa: E402
 from run import OTHERS  # noqa: E402
 from runs import read_results, write  # noqa: E402
@@ -83,11 +83,9 @@ def p_text(p):
 
 
 def corrected(effects):
-    """The same effects, by label, with their p corrected together (Holm 1979)."""
-    largest = 0.0
-    for rank, effect in enumerate(sorted(effects, key=lambda effect: effect.p)):
-        largest = max(largest, min(1.0, (len(effects) - rank) * effect.p))
-        effect.p_holm = largest
+    """The same effects, by label, with their p corrected together."""
+    for effect, p in zip(effects, holm([effect.p for effect in effects])):
+        effect.p_holm = p
     return {effect.label: effect for effect in effects}
 
 

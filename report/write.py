@@ -4,7 +4,7 @@
     python report/write.py --check           # status 1 if README.md is not what the files give
 
 template.md is the text, written by hand; every number in it stands as an expression in {{ }}, evaluated here with the names
-of `names()`. run.py, training.py --tune, companions/best.py and benchmarks/accuracy.py wrote the files.
+of `names()`. measure.py, training.py --tune, companions/best.py and benchmarks/accuracy.py wrote the files.
 """
 
 import argparse
@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
 
 from accuracy import accuracy_table, comparisons, holm  # noqa: E402
 from best import search_table  # noqa: E402
-from run import OTHERS  # noqa: E402
+from measure import OTHERS  # noqa: E402
 from runs import read_results, write  # noqa: E402
 from training import BEST_EPSILON, closing_table, save_figure, spread, tuning_table  # noqa: E402
 

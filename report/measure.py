@@ -1,7 +1,7 @@
 """The reference run: everything that the report is made of, but the pictures and the text (write.py).
 
-    python report/run.py                     # all of it, about 70 minutes on two cores
-    python report/run.py sweep               # or only some of: sweep unseen inside spikes search others
+    python report/measure.py                     # all of it, about 70 minutes on two cores
+    python report/measure.py sweep               # or only some of: sweep unseen inside spikes search others
 
 sweep     sections 2 to 6 of the assignment with training.py, eight seeds: results.json and its figures
 unseen    its models at their last epoch on UCI's 370 test sequences

@@ -1,0 +1,155 @@
+"""The best recipe: what its model sees, how its data is varied, how it is searched for, saved and compared.
+
+    python -m pytest tests/test_best.py
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
+
+import accuracy as benchmark  # noqa: E402
+import best  # noqa: E402
+from best import INGREDIENTS, BestClassifier, augmented, fit, probabilities, recipe_of  # noqa: E402
+from load_data import load_data, sequences_of, targets_of  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def train():
+    batches, _ = load_data(ROOT / 'data' / 'JV_uci.mat')
+    return sequences_of(batches), targets_of(batches)
+
+
+def test_the_model_reads_each_step_normalised_and_as_it_is():
+    x = torch.randn(3, 7, 12)
+    features = BestClassifier().features(x)
+    assert torch.equal(features, torch.cat([F.normalize(x, dim=2), x], 2))
+    louder = BestClassifier().eval()
+    lengths = torch.tensor([7, 6, 5])
+    assert not torch.allclose(louder(x, lengths), louder(2 * x, lengths))
+    plain = BestClassifier(raw=False).eval()
+    torch.testing.assert_close(plain(x, lengths), plain(2 * x, lengths))
+
+
+def test_a_varied_sequence_is_a_contiguous_piece_moved_by_a_constant():
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    deviation, generator = np.array([1.0, 10.0, 0.0]), np.random.default_rng(1)
+    lengths, offsets = set(), []
+    for _ in range(200):
+        y = augmented(x, deviation, recipe_of(INGREDIENTS), generator)
+        assert y.dtype == np.float32
+        start = next(s for s in range(21 - len(y)) if np.allclose((y - x[s:s + len(y)]).std(0), 0, atol=1e-5))
+        lengths.add(len(y))
+        offsets.append((y - x[start:start + len(y)])[0])
+    assert lengths == {16, 17, 18, 19, 20}
+    np.testing.assert_allclose(np.std(offsets, 0), [0.4, 4, 0], rtol=0.15)
+    assert np.array_equal(augmented(x, deviation, recipe_of([]), generator), x)
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_the_callers_generator_alone(train):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    (_, a), (_, b), (_, other) = (fit(*train, seed, epochs=1) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert not torch.equal(a.conv.weight, other.conv.weight)
+    p = probabilities(a, train[0])
+    assert torch.allclose(p.sum(1), torch.ones(len(p))) and p.shape == (270, 9)
+
+
+def search_with(monkeypatch, score):
+    """The search, with `score(ingredients, mode, epsilon, members)` in the place of accuracies on two folds."""
+    asked = []
+
+    def cross_validate(candidates, *_):
+        asked.extend(candidates)
+        return {key: np.array(score(*key)) for key in candidates}
+
+    monkeypatch.setattr(best, 'cross_validate', cross_validate)
+    return best.search(None, None, None)[0], asked
+
+
+def test_the_search_drops_what_is_not_missed_and_keeps_what_is(monkeypatch):
+    kept = ('raw values', 'random crop')
+
+    def score(ingredients, *_):  # each of `kept` is worth 0.1 on both folds; the others only noise
+        worth = 0.1 * sum(name in ingredients for name in kept)
+        return worth + 0.02 * (len(ingredients) % 2), worth - 0.015 * (len(ingredients) % 2)
+
+    chosen, asked = search_with(monkeypatch, score)
+    assert chosen == kept
+    assert {key[1:] for key in asked if key[0] == kept} == {best.PLAIN, *best.ON_TOP}
+
+
+def test_the_search_keeps_everything_where_everything_counts(monkeypatch):
+    chosen, asked = search_with(monkeypatch, lambda ingredients, *_: (len(ingredients), len(ingredients) + 0.5))
+    assert chosen == tuple(INGREDIENTS) and len(asked) == 1 + len(INGREDIENTS) + len(best.ON_TOP)
+
+
+def test_held_out_sequences_are_not_trained_on(train, monkeypatch):
+    seen = []
+
+    def fake_fit(sequences, labels, *_):
+        seen.append({x.tobytes() for x in sequences})
+        return None, {x.tobytes() for x in sequences}
+
+    def fake_probabilities(known, sequences, *_):
+        assert not known & {x.tobytes() for x in sequences}
+        return torch.zeros(len(sequences), 9)
+
+    monkeypatch.setattr(best, 'fit', fake_fit)
+    monkeypatch.setattr(best, 'probabilities', fake_probabilities)
+    args = argparse.Namespace(folds=5, repeats=2, jobs=1, epochs=1)
+    values, = best.cross_validate([((), *best.PLAIN)], *train, args).values()
+    assert len(seen) == len(values) == 10 and all(len(known) == 216 for known in seen)
+
+
+def test_the_program_saves_what_its_docstring_loads(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / 'companions' / 'best.py', '--epochs', '1', '--seeds', '2', '--output-dir',
+                           tmp_path], capture_output=True, text=True, check=True)
+    assert 'seed 1: ' in done.stdout and 'the 2 models averaged' in done.stdout
+    snippet = best.__doc__.split(':\n\n    from best')[1].replace('checkpoints/', f'{tmp_path}/checkpoints/')
+    _, (batch, *_) = load_data(ROOT / 'data' / 'JV_uci.mat', 370)
+    names = {'torch': torch, 'inputs': batch.inputs, 'lengths': batch.lengths}
+    exec(textwrap.dedent('    from best' + snippet), names)
+    results = json.loads((tmp_path / 'plots' / 'best.json').read_text())
+    assert (names['speaker'] == batch.targets).float().mean().item() == pytest.approx(results['runs'][0]['accuracy'])
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--data', 'missing.mat'], 'missing.mat: no such file'), (['--tune', '--folds', '31'], '--folds is 31'),
+    (['--seeds', '0'], 'argument --seeds'), (['--output-dir', ROOT / 'README.md'], 'README.md')])
+def test_bad_input_is_one_sentence(arguments, words):
+    done = subprocess.run([sys.executable, ROOT / 'companions' / 'best.py', *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_partitions_are_stratified_and_begin_with_ucis_own():
+    train_labels, test_labels = np.repeat([0, 1, 2], 5), np.repeat([0, 1, 2], [7, 2, 4])
+    labels = np.concatenate([train_labels, test_labels])
+    parts = list(benchmark.partitions(train_labels, test_labels, 6))
+    assert np.array_equal(parts[0], np.arange(28) < 15)
+    assert all(np.array_equal(np.bincount(labels[part]), [5, 5, 5]) for part in parts)
+    assert len({part.tobytes() for part in parts}) == 6
+
+
+def test_comparisons_are_paired_by_partition_and_corrected():
+    assert benchmark.holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
+    steps = np.linspace(0.9, 0.95, 12)
+    gains = {'best recipe': 0.02, 'five of it averaged': 0.03, 'MiniRocket': 0.0, 'MultiRocketHydra': 0.01}
+    records = [{'classifier': name, 'partition': k, 'accuracy': steps[k] + gain + 1e-5 * k, 'fit_seconds': 1.0,
+                'predict_seconds': 1.0} for name, gain in gains.items() for k in range(12)]
+    compared = benchmark.comparisons(records)
+    assert compared['best recipe', 'MiniRocket'][0] == pytest.approx(np.full(12, 2.0))
+    assert all(p == pytest.approx(4 * 2 * 0.5 ** 12) for _, p in compared.values())
+    assert '+1.00 ± 0.00; 12 better, 0 equal, 0 worse' in benchmark.accuracy_table(records)

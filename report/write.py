@@ -27,7 +27,7 @@ from accuracy import accuracy_table, comparisons, holm  # noqa: E402
 from best import search_table  # noqa: E402
 from measure import OTHERS  # noqa: E402
 from runs import read_results, write  # noqa: E402
-from training import BEST_EPSILON, closing_table, save_figure, spread, tuning_table  # noqa: E402
+from training import BEST_EPSILON, closing_table, plot_accuracy, save_figure, spread, tuning_table  # noqa: E402
 
 TESTS = {'all': "the course's 351", 'unseen': 'the 291 not in training', 'uci': "UCI's 370"}
 
@@ -160,6 +160,11 @@ def best_epoch():
 def best_epoch_gain():
     return np.mean([100 * max(RUNS['plain', '', 0.0, seed]['history']['test_accuracy']) for seed in SEEDS]
                    - values('plain', test='all'))
+
+
+def leak(*args):
+    """By how many points the sequences that are also in training raise the accuracy."""
+    return np.nanmean(values(*args, test='all') - values(*args, test='unseen'))
 
 
 def settings_table():
@@ -307,6 +312,13 @@ def plot_spikes(path):
     save_figure(path, figure)
 
 
+def plot_placements(path):
+    """Accuracy against epoch at the two places that training.py tries by default; all of them would be sixteen curves."""
+    curves = [(f'{variant or "neither"}, ε = {epsilon:g}', [RUNS['ProxLSTM', variant, epsilon, seed] for seed in SEEDS])
+              for variant in ('', 'batch norm conv', 'dropout lstm_input 0.5') for epsilon in (0.0, BEST_EPSILON['ProxLSTM'])]
+    plot_accuracy(path, 'ProxLSTM with dropout and batch normalisation, and without Prox', curves, True)
+
+
 def plot_effects(path, effects):
     figure = Figure(figsize=(8, 1 + 0.28 * len(effects)), layout='constrained')
     ax = figure.subplots()
@@ -352,6 +364,7 @@ def main():
     plot_inside(REPORT / 'inside.png')
     plot_spikes(REPORT / 'spikes.png')
     plot_effects(REPORT / 'placements.png', EFFECTS['placements'])
+    plot_placements(REPORT / 'dropout_batch_norm.png')
     write(REPORT / 'README.md', page.encode())
 
 

@@ -341,8 +341,16 @@ def names():
     best, accuracy = load('best'), load('accuracy')
     tunings = {name: tuning_table(load(f'tune_{name}')['runs'])[0] for name in ('adv', 'prox')}
     best_values = [run['accuracy'] for run in best['runs']]
+    compared = comparisons(accuracy['runs'])
+
+    def peer(ours, theirs):
+        difference, p = compared[ours, theirs]
+        return f'{difference.mean():+.2f} points (p = {p:.2g})'
+
     return globals() | {
-        'tuning': tunings, 'best': best, 'best_mean': spread(best_values), 'best_search': search_table(load('tune_best')['runs']),
+        'tuning': tunings, 'best': best, 'best_mean': spread(best_values), 'peer': peer,
+        'best_low': f'{100 * min(best_values):.1f}', 'best_high': f'{100 * max(best_values):.1f}',
+        'best_seconds': np.median([run['seconds'] for run in best['runs']]), 'best_search': search_table(load('tune_best')['runs']),
         'accuracy': accuracy, 'peers': accuracy_table(accuracy['runs']),
         'others': {name: closing_table(read_results(REPORT / f'{name}.json')[1]) for name in OTHERS}}
 

@@ -409,7 +409,8 @@ def closing_table(runs):
     groups = {}
     for run in runs:
         groups.setdefault((run['mode'], run['variant'], run['epsilon']), {})[run['seed']] = run
-    lines = ['| model | ε | epochs | all test (%) | not in training (%) | minus ε = 0 (points) |', '|---|---|---|---|---|---|']
+    lines = ['| model | ε | epochs | all test (%) | not in training (%) | all test, minus ε = 0 (points) |',
+             '|---|---|---|---|---|---|']
     for (mode, variant, epsilon), group in groups.items():
         epochs = next(iter(group.values()))['hyperparameters']['epochs']
         histories = {seed: run['history'] for seed, run in group.items() if run['diverged'] is None}

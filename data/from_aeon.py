@@ -6,7 +6,7 @@
 
 Some sets come with aeon, such as BasicMotions and JapaneseVowels; any other of timeseriesclassification.com aeon downloads,
 once, to the folder that --extract-path names. Sequences of equal or unequal length, with any number of channels and
-classes; classes are numbered from 0 in the order of their names, numbers by size.
+classes, but no missing values; classes are numbered from 0 in the order of their names, numbers by size.
 """
 
 import argparse
@@ -48,6 +48,8 @@ def main():
     parser.add_argument('--extract-path', type=Path, help="where aeon keeps what it downloads (default: aeon's choice)")
     args = parser.parse_args()
     path = args.output or FOLDER / f'{args.name}.mat'
+    if not path.parent.is_dir():
+        parser.error(f'argument --output: {path.parent} is not a folder')
     try:
         import aeon  # noqa: F401
     except ModuleNotFoundError:
@@ -61,7 +63,7 @@ def main():
     unchecked = path.with_name(f'{path.stem}.unchecked{path.suffix}')
     try:
         write_mat(unchecked, (train, train_labels), (test, test_labels), f'{args.name} (aeon), written by data/from_aeon.py')
-        load_data(unchecked)
+        load_data(unchecked, kernel_size=3)
         unchecked.replace(path)
     except (ValueError, OSError) as error:
         parser.exit(2, str(error).replace(str(unchecked), str(path)) + '\n')
@@ -69,7 +71,7 @@ def main():
         unchecked.unlink(missing_ok=True)
     lengths = [len(x) for x in train + test]
     print(f'{path}: {len(train)} training and {len(test)} test sequences of {min(lengths)} to {max(lengths)} steps, '
-          f'{train[0].shape[1]} channels, {max(train_labels) + 1} classes')
+          f'channels: {train[0].shape[1]}, classes: {max(train_labels) + 1}')
 
 
 if __name__ == '__main__':

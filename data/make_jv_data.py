@@ -47,8 +47,11 @@ def write_mat(path, train, test, source=SOURCE):
     header = f'MATLAB 5.0 MAT-file, {source}'.encode()[:116]
     content = header.ljust(116) + buffer.getvalue()[116:]  # scipy's header holds the time of writing
     temporary = path.with_suffix('.tmp')
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main(folder=Path(__file__).resolve().parent):

@@ -1,17 +1,20 @@
 """The reference run: everything that the report is made of, but the pictures and the text (write.py).
 
-    python report/measure.py                     # all of it, about 70 minutes on two cores
-    python report/measure.py sweep               # or only some of: sweep unseen inside spikes search others
+    python report/measure.py                     # all of it, some three hours on two cores
+    python report/measure.py sweep unseen        # or only some parts
 
 sweep     sections 2 to 6 of the assignment with training.py, eight seeds: results.json and its figures
 unseen    its models at their last epoch on UCI's 370 test sequences
 inside    what the proximal step does to the states of its ProxLSTM models
 spikes    300 epochs of the base model: loss spikes, and what might cure them
 search    cross-validation of the base model's settings and of the placements, within the training sequences
+tune      training.py --tune adv and --tune prox
+best      companions/best.py: the search for the recipe, and its test with eight seeds
+peers     benchmarks/accuracy.py (requirements-benchmarks.txt)
 others    training.py on two other data sets that come with aeon (requirements-data.txt)
 
-Models come to checkpoints/report/; what training.py does goes on where it was interrupted. Every part but the sweep writes
-report/NAME.json, the last one of each set.
+What the programs write comes to checkpoints/report/ and from there to this folder; where there is something already, the
+sweep, tune and others go on from it: remove that folder to start over. unseen, inside, spikes and search write NAME.json.
 """
 
 import argparse
@@ -56,12 +59,26 @@ def in_parallel(function, tasks, description):
 
 
 def program(*command):
-    if status := subprocess.run([sys.executable, *command]).returncode:
+    if status := subprocess.run([sys.executable, *map(str, command)]).returncode:
         sys.exit(status)
 
 
 def resume(output):
     return ['--resume'] if list((output / 'checkpoints').glob('*.pt')) else []
+
+
+def keep(*paths):
+    for path in paths:
+        shutil.copyfile(path, REPORT / path.name)
+
+
+def swept_runs():
+    path = OUTPUT / 'plots' / 'results.json'
+    try:
+        return read_results(path)[1]
+    except FileNotFoundError:
+        print(f'{path}: missing, which python report/measure.py sweep writes', file=sys.stderr)
+        sys.exit(2)
 
 
 def write_records(name, records):
@@ -80,16 +97,14 @@ def load_model(path):
 
 def sweep():
     program(ROOT / 'training.py', *SWEEP, *resume(OUTPUT))
-    for path in (OUTPUT / 'plots').iterdir():
-        if path.suffix in ('.json', '.png') and path.name != 'dropout_batch_norm.png':  # write.py draws that one
-            shutil.copyfile(path, REPORT / path.name)
+    keep(*(OUTPUT / 'plots' / name for name in ('results.json', 'base.png', 'AdvLSTM.png', 'ProxLSTM.png')))
 
 
 # ---------------------------------------------------------------------------------------------- unseen
 
 def unseen():
     """Accuracy on UCI's 370. AdvLSTM's epsilons are trained for 50 epochs: so are, here, two that the sweep trains for 100."""
-    _, runs = read_results(REPORT / 'results.json')
+    runs = swept_runs()
     train, _ = load_data(ROOT / 'data' / 'JV_data.mat')
     _, uci = load_data(ROOT / 'data' / 'JV_uci.mat', EVALUATION_BATCH)
     shorter = [{'run': run, 'base': OUTPUT / 'checkpoints' / f'base_seed{run["seed"]}.pt', 'train': train, 'test': uci}
@@ -126,7 +141,7 @@ def record_of(checkpoint, test, model):
 
 def inside():
     """Averages over all valid steps but each sequence's last, whose state nothing reads."""
-    _, runs = read_results(REPORT / 'results.json')
+    runs = swept_runs()
     train, _ = load_data(ROOT / 'data' / 'JV_data.mat', EVALUATION_BATCH)
     tasks = [{'path': OUTPUT / 'checkpoints' / f'{run_name(run)}.pt', 'batches': train} for run in runs
              if run['mode'] == 'ProxLSTM' and run['variant'] == '' and run['diverged'] is None]
@@ -177,14 +192,13 @@ def spikes():
     write_records('spikes', in_parallel(train_long, tasks, 'spikes'))
 
 
-def train_long(cure, seed, epochs=300, clip_norm=None, schedule=False, averaged=False, amsgrad=False, weight_decay=1e-3):
+def train_long(cure, seed, epochs=300):
     """The base model for 300 epochs: after each the training loss, accuracy on UCI's 370, and how far the weights moved.
 
     `averaged`: both are taken at an exponential moving average of the weights (0.99 a minibatch, ten minibatches an epoch).
     """
     torch.set_num_threads(1)
-    settings = {'clip_norm': clip_norm, 'schedule': schedule, 'averaged': averaged, 'amsgrad': amsgrad,
-                'weight_decay': weight_decay} | CURES[cure]
+    settings = {'clip_norm': None, 'schedule': False, 'averaged': False, 'amsgrad': False, 'weight_decay': 1e-3} | CURES[cure]
     train, _ = load_data(ROOT / 'data' / 'JV_data.mat')
     large, test = load_data(ROOT / 'data' / 'JV_uci.mat', EVALUATION_BATCH)
     record = {'cure': cure, 'seed': seed, 'loss': [], 'accuracy': [], 'moved': []}
@@ -196,8 +210,7 @@ def train_long(cure, seed, epochs=300, clip_norm=None, schedule=False, averaged=
                                      amsgrad=settings['amsgrad'])
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) if settings['schedule'] else None
         if settings['clip_norm']:
-            optimizer.register_step_pre_hook(
-                lambda *_: torch.nn.utils.clip_grad_norm_(model.parameters(), settings['clip_norm']) and None)
+            optimizer.register_step_pre_hook(lambda optimizer, *_: clip(optimizer, settings['clip_norm']))
         optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
         for _ in range(epochs):
             before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
@@ -206,10 +219,14 @@ def train_long(cure, seed, epochs=300, clip_norm=None, schedule=False, averaged=
             if scheduler:
                 scheduler.step()
             evaluated = average.module if settings['averaged'] else model
-            record['loss'].append(round(eval_model(evaluated, large)[0], 6))
+            record['loss'].append(float(f'{eval_model(evaluated, large)[0]:.6g}'))
             record['accuracy'].append(eval_model(evaluated, test)[1])
-            record['moved'].append(round((after - before).norm().item(), 6))
+            record['moved'].append(float(f'{(after - before).norm().item():.6g}'))
     return record
+
+
+def clip(optimizer, norm):
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]['params'], norm)
 
 
 # ---------------------------------------------------------------------------------------------- search
@@ -243,12 +260,33 @@ def validate(name, change, fold, held_out, sequences, labels, settings):
                    for part, size in ((~held_out, settings['batch_size']), (held_out, EVALUATION_BATCH)))
     checkpoint = train_run('plain', 0.0, fold, '', arguments, settings, None, train, test,
                            torch.zeros(int(held_out.sum()), dtype=torch.bool), 'cpu')
+    if checkpoint['run']['diverged'] is not None:
+        raise RuntimeError(f'{name}: diverged on fold {fold}')
     return {'change': name, 'fold': fold, 'accuracy': checkpoint['run']['history']['test_accuracy'][-1]}
 
 
-# ---------------------------------------------------------------------------------------------- others
+# ---------------------------------------------------------------------------------------------- other programs
+
+def tune():
+    for name in 'adv', 'prox':
+        program(ROOT / 'training.py', '--tune', name, '--output-dir', OUTPUT / 'tune', *resume(OUTPUT / 'tune'))
+        keep(*((OUTPUT / 'tune' / 'plots' / f'tune_{name}').with_suffix(suffix) for suffix in ('.json', '.png')))
+
+
+def best():
+    program(ROOT / 'companions' / 'best.py', '--tune', '--output-dir', OUTPUT)
+    program(ROOT / 'companions' / 'best.py', '--seeds', str(SEEDS), '--output-dir', OUTPUT)
+    keep(*(OUTPUT / 'plots' / f'{name}.json' for name in ('tune_best', 'best')))
+
+
+def peers():
+    program(ROOT / 'benchmarks' / 'accuracy.py', '--output', OUTPUT / 'accuracy.json')
+    keep(OUTPUT / 'accuracy.json')
+
 
 def others():
+    """Three seeds, the settings of Japanese Vowels."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
     for name in OTHERS:
         data, output = OUTPUT / f'{name}.mat', OUTPUT / name
         program(ROOT / 'data' / 'from_aeon.py', name, '--output', data)
@@ -256,7 +294,8 @@ def others():
         shutil.copyfile(output / 'plots' / 'results.json', REPORT / f'{name}.json')
 
 
-PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search, others)}
+PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search, tune, best,
+                                                            peers, others)}
 
 
 def main():

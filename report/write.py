@@ -3,8 +3,8 @@
     python report/write.py                   # README.md and the figures of this folder anew
     python report/write.py --check           # status 1 if README.md is not what the files give
 
-template.md is the text, written by hand; every number in it stands as an expression in {{ }}, evaluated here with the names
-of `names()`. measure.py, training.py --tune, companions/best.py and benchmarks/accuracy.py wrote the files.
+template.md is the text, written by hand; every measured number in it stands as an expression in {{ }}, evaluated here
+with the names of `names()`. measure.py writes the files.
 """
 
 import argparse
@@ -51,27 +51,29 @@ EPOCHS = {'AdvLSTM': 50, 'ProxLSTM': 100}  # after which epsilons are compared
 def values(mode, epsilon=0.0, variant='', epochs=100, test='uci'):
     """Accuracy after `epochs` epochs, in per cent: an array over seeds, NaN where a run diverged before."""
     if test == 'uci':
-        return 100 * np.array([UCI.get((mode, variant, epsilon, epochs, seed), math.nan) for seed in SEEDS])
+        return 100 * np.array([math.nan if RUNS[mode, variant, epsilon, seed]['diverged'] else
+                               UCI[mode, variant, epsilon, epochs, seed] for seed in SEEDS])
     histories = [RUNS[mode, variant, epsilon, seed]['history'][{'all': 'test', 'unseen': 'unseen'}[test] + '_accuracy']
                  for seed in SEEDS]
     return 100 * np.array([history[epochs - 1] if len(history) >= epochs else math.nan for history in histories])
 
 
 def mean(*args, **kwargs):
-    return spread(values(*args, **kwargs)[np.isfinite(values(*args, **kwargs))] / 100)
+    accuracy = values(*args, **kwargs)
+    return spread(accuracy[np.isfinite(accuracy)] / 100, of=len(accuracy))
 
 
 class Effect:
     """A paired difference over seeds, in points: mean, deviation, 95 % interval and p of Student's t."""
 
     def __init__(self, label, with_it, without):
-        difference = with_it - without
+        difference = np.round(with_it - without, 6)  # so that equal numbers of sequences are equal differences
         self.label, self.difference = label, difference[np.isfinite(difference)]
         n = len(self.difference)
         self.mean, self.deviation = self.difference.mean(), self.difference.std(ddof=1)
         margin = student.ppf(0.975, n - 1) * self.deviation / math.sqrt(n)
         self.low, self.high = self.mean - margin, self.mean + margin
-        self.p = ttest_1samp(self.difference, 0).pvalue if self.deviation > 0 else 1.0
+        self.p = ttest_1samp(self.difference, 0).pvalue if self.deviation > 0 else float(self.mean == 0)
         self.p_holm = None  # set by corrected()
 
     def __str__(self):
@@ -211,20 +213,20 @@ def inside_table():
 
 
 def find_spikes(loss, first=100, window=20, factor=3):
-    """The epochs, counted from 0, at which a spike begins: the loss is over `factor` times its median of `window` before.
+    """The epochs, counted from 0, at which a spike begins: the loss is over `factor` times the median of the `window` before.
 
-    A spike ends when it no longer is, by that same median.
+    A spike lasts until the loss is at most `factor` times that median again, or `window` epochs. Returns (begin, end) pairs.
     """
-    begins, epoch = [], first
+    spikes, epoch = [], first
     while epoch < len(loss):
-        usual = np.median(loss[epoch - window:epoch])
-        if loss[epoch] > factor * usual:
-            begins.append(epoch)
-            while epoch < len(loss) and loss[epoch] > factor * usual:
-                epoch += 1
-        else:
+        limit = factor * np.median(loss[epoch - window:epoch])
+        begin = epoch
+        while epoch < min(len(loss), begin + window) and loss[epoch] > limit:
             epoch += 1
-    return begins
+        if epoch > begin:
+            spikes.append((begin, epoch))
+        epoch += 1
+    return spikes
 
 
 SPIKES = {}
@@ -235,8 +237,18 @@ for _record in load('spikes'):
 def spike_stretch(cure='as in training.py'):
     """How much further than usual the weights move in the epoch in which a spike begins: the median ratio over spikes."""
     ratios = [record['moved'][epoch] / np.median(record['moved'][epoch - 20:epoch])
-              for record in SPIKES[cure] for epoch in find_spikes(record['loss'])]
-    return float(np.median(ratios)) if ratios else math.nan
+              for record in SPIKES[cure] for epoch, _ in find_spikes(record['loss'])]
+    return float(np.median(ratios))
+
+
+def spike_height(cure='as in training.py'):
+    """How many times the usual loss a spike reaches: the median over spikes."""
+    return float(np.median([max(r['loss'][begin:end]) / np.median(r['loss'][begin - 20:begin])
+                            for r in SPIKES[cure] for begin, end in find_spikes(r['loss'])]))
+
+
+def spike_length(cure='as in training.py'):
+    return float(np.median([end - begin for r in SPIKES[cure] for begin, end in find_spikes(r['loss'])]))
 
 
 def spiky(cure):
@@ -347,8 +359,23 @@ def names():
         difference, p = compared[ours, theirs]
         return f'{difference.mean():+.2f} points (p = {p:.2g})'
 
+    def peer_overlap(ours, theirs):
+        """The same difference with the error that overlapping resamples call for (Nadeau and Bengio 2003)."""
+        difference, _ = compared[ours, theirs]
+        n, ratio = len(difference), 370 / 270
+        error = difference.std(ddof=1) * math.sqrt(1 / n + ratio)
+        return f'{difference.mean():+.2f} ± {error:.2f}'
+
+    def peer_fresh(ours, theirs):
+        """The mean difference on those test sequences that are in UCI's own test set."""
+        fresh = {name: np.array([r['fresh_accuracy'] for r in accuracy['runs'] if r['classifier'] == name])
+                 for name in (ours, theirs)}
+        return f'{100 * (fresh[ours] - fresh[theirs]).mean():+.2f}'
+
+
     return globals() | {
-        'tuning': tunings, 'best': best, 'best_mean': spread(best_values), 'peer': peer,
+        'tuning': tunings, 'best': best, 'best_mean': spread(best_values), 'peer': peer, 'peer_overlap': peer_overlap,
+        'peer_fresh': peer_fresh,
         'best_low': f'{100 * min(best_values):.1f}', 'best_high': f'{100 * max(best_values):.1f}',
         'best_seconds': np.median([run['seconds'] for run in best['runs']]), 'best_search': search_table(load('tune_best')['runs']),
         'accuracy': accuracy, 'peers': accuracy_table(accuracy['runs']),

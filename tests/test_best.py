@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wilcoxon
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +38,7 @@ def test_the_model_reads_each_step_normalised_and_as_it_is():
     louder = BestClassifier().eval()
     lengths = torch.tensor([7, 6, 5])
     assert not torch.allclose(louder(x, lengths), louder(2 * x, lengths))
+    assert torch.equal(BestClassifier(1, raw=False).features(x[:, :, :1]), x[:, :, :1])  # not only its sign
     plain = BestClassifier(raw=False).eval()
     torch.testing.assert_close(plain(x, lengths), plain(2 * x, lengths))
 
@@ -118,10 +120,10 @@ def test_the_program_saves_what_its_docstring_loads(tmp_path):
     done = subprocess.run([sys.executable, ROOT / 'companions' / 'best.py', '--epochs', '1', '--seeds', '2', '--output-dir',
                            tmp_path], capture_output=True, text=True, check=True)
     assert 'seed 1: ' in done.stdout and 'the 2 models averaged' in done.stdout
-    snippet = best.__doc__.split(':\n\n    from best')[1].replace('checkpoints/', f'{tmp_path}/checkpoints/')
+    snippet = best.__doc__.split(':\n\n    import sys')[1].replace('checkpoints/', f'{tmp_path}/checkpoints/')
     _, (batch, *_) = load_data(ROOT / 'data' / 'JV_uci.mat', 370)
-    names = {'torch': torch, 'inputs': batch.inputs, 'lengths': batch.lengths}
-    exec(textwrap.dedent('    from best' + snippet), names)
+    names = {'inputs': batch.inputs, 'lengths': batch.lengths}
+    exec(textwrap.dedent('    import sys' + snippet), names)
     results = json.loads((tmp_path / 'plots' / 'best.json').read_text())
     assert (names['speaker'] == batch.targets).float().mean().item() == pytest.approx(results['runs'][0]['accuracy'])
 
@@ -145,11 +147,17 @@ def test_partitions_are_stratified_and_begin_with_ucis_own():
 
 def test_comparisons_are_paired_by_partition_and_corrected():
     assert benchmark.holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
-    steps = np.linspace(0.9, 0.95, 12)
-    gains = {'best recipe': 0.02, 'five of it averaged': 0.03, 'MiniRocket': 0.0, 'MultiRocketHydra': 0.01}
-    records = [{'classifier': name, 'partition': k, 'accuracy': steps[k] + gain + 1e-5 * k, 'fit_seconds': 1.0,
-                'predict_seconds': 1.0} for name, gain in gains.items() for k in range(12)]
+    rng = np.random.default_rng(0)
+    right = {'MiniRocket': 355 + rng.permutation(12)}  # of 370, by partition
+    right['MultiRocketHydra'] = right['MiniRocket'] + 1
+    right['best recipe'] = right['MiniRocket'] + np.array([1, 2, 1, -1, 1, 3, 2, 0, 1, 2, -2, 1])
+    right['five of it averaged'] = right['MiniRocket'] + 3
+    records = [{'classifier': name, 'partition': k, 'accuracy': counts[k] / 370, 'fit_seconds': 1.0, 'predict_seconds': 1.0}
+               for name, counts in right.items() for k in rng.permutation(12)]
     compared = benchmark.comparisons(records)
-    assert compared['best recipe', 'MiniRocket'][0] == pytest.approx(np.full(12, 2.0))
-    assert all(p == pytest.approx(4 * 2 * 0.5 ** 12) for _, p in compared.values())
-    assert '+1.00 ± 0.00; 12 better, 0 equal, 0 worse' in benchmark.accuracy_table(records)
+    difference, p = compared['best recipe', 'MiniRocket']
+    assert difference == pytest.approx((right['best recipe'] - right['MiniRocket']) / 3.7)
+    raw = {pair: wilcoxon(right[pair[0]] - right[pair[1]]).pvalue for pair in compared}  # on counts, whose ties are exact
+    assert [p for _, p in compared.values()] == pytest.approx(benchmark.holm(list(raw.values())))
+    assert f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; 9 better, 1 equal, 2 worse' in \
+        benchmark.accuracy_table(records)

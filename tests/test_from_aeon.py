@@ -26,7 +26,7 @@ def convert(*arguments):
 def test_values_lengths_and_classes_are_aeons(tmp_path, name, channels, classes):
     path = tmp_path / 'set.mat'
     done = convert(name, '--output', path)
-    assert done.returncode == 0 and f'{classes} classes' in done.stdout, done.stderr
+    assert done.returncode == 0 and f'channels: {channels}, classes: {classes}' in done.stdout, done.stderr
     for split, batches in zip(('train', 'test'), load_data(path)):
         series, names = aeon_datasets.load_classification(name, split=split)
         order = np.argsort([np.shape(x)[1] for x in series], kind='stable')

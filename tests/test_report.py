@@ -65,7 +65,7 @@ def test_spikes_are_found_once_each_and_only_late():
     loss[150:155] = [0.5, 0.4, 0.2, 0.1, 0.04]
     loss[220] = 0.029
     loss[290:] = 1
-    assert write.find_spikes(loss) == [150, 290]
+    assert write.find_spikes(loss) == [(150, 155), (290, 300)]
 
 
 def test_the_look_inside_sees_what_the_cell_does(tmp_path):

@@ -58,15 +58,24 @@ def values(mode, epsilon=0.0, variant='', epochs=100, test='uci'):
     return 100 * np.array([history[epochs - 1] if len(history) >= epochs else math.nan for history in histories])
 
 
+def steady(mode, epsilon=0.0, variant='', epochs=100, window=10):
+    """Accuracy on the 291, averaged over the last `window` epochs, in per cent: over seeds. A late spike weighs less in it."""
+    histories = [RUNS[mode, variant, epsilon, seed]['history']['unseen_accuracy'][:epochs] for seed in SEEDS]
+    return 100 * np.array([np.mean(history[-window:]) if len(history) == epochs else math.nan for history in histories])
+
+
 def mean(*args, **kwargs):
     accuracy = values(*args, **kwargs)
     return spread(accuracy[np.isfinite(accuracy)] / 100, of=len(accuracy))
 
 
 class Effect:
-    """A paired difference over seeds, in points: mean, deviation, 95 % interval and p of Student's t."""
+    """A paired difference over seeds, in points: mean, deviation, 95 % interval and p of Student's t.
 
-    def __init__(self, label, with_it, without):
+    `steadily` is another reading of the same comparison, see steady().
+    """
+
+    def __init__(self, label, with_it, without, steadily=None):
         difference = np.round(with_it - without, 6)  # so that equal numbers of sequences are equal differences
         self.label, self.difference = label, difference[np.isfinite(difference)]
         n = len(self.difference)
@@ -75,6 +84,7 @@ class Effect:
         self.low, self.high = self.mean - margin, self.mean + margin
         self.p = ttest_1samp(self.difference, 0).pvalue if self.deviation > 0 else float(self.mean == 0)
         self.p_holm = None  # set by corrected()
+        self.steadily = steadily
 
     def __str__(self):
         return f'{self.mean:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f}, {p_text(self.p_holm)})'
@@ -94,12 +104,17 @@ def corrected(effects):
 def sweep_effects(mode):
     """Every epsilon of `mode` against its control, after as many epochs; the chosen one after all its epochs last."""
     epochs = EPOCHS[mode]
-    effects = [Effect(f'ε = {epsilon:g}', values(mode, epsilon, epochs=epochs), values(mode, epochs=epochs))
+    effects = [compare(f'ε = {epsilon:g}', (mode, epsilon, '', epochs), (mode, 0.0, '', epochs))
                for epsilon in EPSILONS[mode] if epsilon]
     best = BEST_EPSILON[mode]
     if epochs < 100:
-        effects.append(Effect(f'ε = {best:g}, 100 epochs', values(mode, best), values(mode)))
+        effects.append(compare(f'ε = {best:g}, 100 epochs', (mode, best), (mode,)))
     return corrected(effects)
+
+
+def compare(label, with_it, without):
+    """The effect of one run's settings against another's, each as values() takes them."""
+    return Effect(label, values(*with_it), values(*without), Effect(label, steady(*with_it), steady(*without)))
 
 
 def placement_effects():
@@ -107,10 +122,10 @@ def placement_effects():
     effects = []
     for variant in VARIANTS:
         name = variant.removesuffix(' 0.5')
-        alone, both = values('ProxLSTM', 0.0, variant), values('ProxLSTM', best, variant)
-        effects += [Effect(f'{name}, without Prox', alone, values('ProxLSTM')),
-                    Effect(f'{name}, added to Prox', both, values('ProxLSTM', best)),
-                    Effect(f'Prox, added to {name}', both, alone)]
+        alone, both = ('ProxLSTM', 0.0, variant), ('ProxLSTM', best, variant)
+        effects += [compare(f'{name}, without Prox', alone, ('ProxLSTM',)),
+                    compare(f'{name}, added to Prox', both, ('ProxLSTM', best)),
+                    compare(f'Prox, added to {name}', both, alone)]
     return corrected(effects)
 
 
@@ -118,10 +133,11 @@ EFFECTS = {mode: sweep_effects(mode) for mode in BEST_EPSILON} | {'placements': 
 
 
 def effects_table(effects):
-    lines = ['| | difference (points) | 95 % interval | p | p, corrected |', '|---|---|---|---|---|']
+    lines = ['| | difference (points) | 95 % interval | p | p, corrected | last ten epochs, the 291 (points) |',
+             '|---|---|---|---|---|---|']
     for e in effects.values():
         lines.append(f'| {e.label} | {e.mean:+.2f} ± {e.deviation:.2f} | {e.low:+.2f} to {e.high:+.2f} | {e.p:.2g} | '
-                     f'{e.p_holm:.2g} |')
+                     f'{e.p_holm:.2g} | {e.steadily.mean:+.2f} ± {e.steadily.deviation:.2f} |')
     return '\n'.join(lines)
 
 
@@ -162,6 +178,30 @@ def best_epoch():
 def best_epoch_gain():
     return np.mean([100 * max(RUNS['plain', '', 0.0, seed]['history']['test_accuracy']) for seed in SEEDS]
                    - values('plain', test='all'))
+
+
+def control_change(mode):
+    """By how many points training on without the method changes the base model."""
+    return np.nanmean(values(mode) - values('plain'))
+
+
+def effect_range(kind, places, without='batch norm output'):
+    """The smallest and the largest mean difference among the placements' effects of a kind."""
+    means = [e.mean for label, e in EFFECTS['placements'].items()
+             if kind in label and without not in label and (not places or label.startswith(places))]
+    return f'{min(means):+.1f} to {max(means):+.1f}'
+
+
+def leading_movement(epsilon):
+    """‖c − s‖/‖s‖ of a state along the leading eigenvector of G Gᵀ, as large as it is on average at this epsilon."""
+    strength = epsilon * dict(inside_records())[epsilon]['lambda_max'].mean()
+    return strength / (1 + strength)
+
+
+def time_ratio():
+    """Seconds an epoch of AdvLSTM over those of ProxLSTM, each at its chosen epsilon, evaluation included."""
+    adv, prox = (sum(RUNS[mode, '', epsilon, seed]['seconds'] for seed in SEEDS) for mode, epsilon in BEST_EPSILON.items())
+    return adv / prox
 
 
 def leak(*args):

@@ -98,3 +98,12 @@ def test_the_look_inside_sees_what_the_cell_does(tmp_path):
     assert seen['moved'] == pytest.approx(np.mean(moved), rel=1e-3)
     assert seen['lambda_max'] == pytest.approx(np.mean(largest), rel=1e-3)
     assert seen['seed'] == 4 and 2 <= seen['iterations'] <= 20
+
+
+def test_a_cure_changes_what_it_names_and_nothing_else():
+    record = {cure: measure.train_long(cure, 0, epochs=2) for cure in measure.CURES}
+    plain = record.pop('as in training.py')
+    assert record['weights averaged']['moved'] == plain['moved'] and record['weights averaged']['loss'] != plain['loss']
+    first = {cure: x['loss'][0] for cure, x in record.items()}
+    assert first['cosine schedule to 0'] == plain['loss'][0] and record['cosine schedule to 0']['loss'] != plain['loss']
+    assert plain['loss'][0] not in (first['gradient clipped by norm, to 1'], first['no weight decay'])

@@ -255,13 +255,13 @@ def inside_table():
 def find_spikes(loss, first=100, window=20, factor=3):
     """The epochs, counted from 0, at which a spike begins: the loss is over `factor` times the median of the `window` before.
 
-    A spike lasts until the loss is at most `factor` times that median again, or `window` epochs. Returns (begin, end) pairs.
+    A spike lasts until the loss is at most `factor` times that median again, or 100 epochs. Returns (begin, end) pairs.
     """
     spikes, epoch = [], first
     while epoch < len(loss):
         limit = factor * np.median(loss[epoch - window:epoch])
         begin = epoch
-        while epoch < min(len(loss), begin + window) and loss[epoch] > limit:
+        while epoch < min(len(loss), begin + 100) and loss[epoch] > limit:
             epoch += 1
         if epoch > begin:
             spikes.append((begin, epoch))
@@ -291,21 +291,39 @@ def spike_length(cure='as in training.py'):
     return float(np.median([end - begin for r in SPIKES[cure] for begin, end in find_spikes(r['loss'])]))
 
 
+def first_spike(cure='as in training.py'):
+    """The epoch, counted from 1, of the earliest spike of all seeds."""
+    return 1 + min(begin for record in SPIKES[cure] for begin, _ in find_spikes(record['loss']))
+
+
 def spiky(cure):
     """How many seeds had a spike."""
     return sum(bool(find_spikes(record['loss'])) for record in SPIKES[cure])
+
+
+def last_accuracy(cure):
+    return np.array([100 * record['accuracy'][-1] for record in SPIKES[cure]])
+
+
+def lowest_accuracy(cure):
+    return np.array([100 * min(record['accuracy'][100:]) for record in SPIKES[cure]])
+
+
+def spike_cost(cure):
+    """What a cure does to the accuracy of the last epoch."""
+    return Effect(cure, last_accuracy(cure), last_accuracy('as in training.py'))
 
 
 def spike_table():
     lines = ["| base model, 300 epochs | seeds with a spike | spikes a seed | largest loss after epoch 100, median | lowest "
              'accuracy after epoch 100 (%) | last epoch (%) | difference (points) | p, corrected |',
              '|---|---|---|---|---|---|---|---|']
-    last = {cure: np.array([100 * r['accuracy'][-1] for r in records]) for cure, records in SPIKES.items()}
+    last = {cure: last_accuracy(cure) for cure in SPIKES}
     plain = next(iter(SPIKES))
-    effects = corrected([Effect(cure, x, last[plain]) for cure, x in last.items() if cure != plain])
+    effects = corrected([spike_cost(cure) for cure in SPIKES if cure != plain])
     for cure, records in SPIKES.items():
         count = np.mean([len(find_spikes(r['loss'])) for r in records])
-        lowest = np.array([100 * min(r['accuracy'][100:]) for r in records])
+        lowest = lowest_accuracy(cure)
         comparison = f'{effects[cure].mean:+.2f} ± {effects[cure].deviation:.2f} | {effects[cure].p_holm:.2g}' \
             if cure != plain else ' | '
         lines.append(f'| {cure} | {spiky(cure)} of {len(records)} | {count:.1f} | '
@@ -317,13 +335,13 @@ def spike_table():
 # ---------------------------------------------------------------------------------------------- pictures
 
 def plot_epsilon(path):
-    figure = Figure(figsize=(11, 4.2), layout='constrained')
+    figure = Figure(figsize=(11, 4.8), layout='constrained')
     for ax, (mode, name) in zip(figure.subplots(1, 2, sharey=True), (('AdvLSTM', 'adv'), ('ProxLSTM', 'prox'))):
         epsilons = [epsilon for epsilon in EPSILONS[mode] if epsilon]
         effects = [EFFECTS[mode][f'ε = {epsilon:g}'] for epsilon in epsilons]
         ax.axhline(0, color='grey', linewidth=0.8)
         ax.errorbar(epsilons, [e.mean for e in effects], [e.mean - e.low for e in effects], fmt='ko-', capsize=3,
-                    label=f'test, UCI\'s 370, after {EPOCHS[mode]} epochs: mean and 95 % interval, {len(SEEDS)} seeds')
+                    label=f"test, UCI's 370: mean and 95 % interval over {len(SEEDS)} seeds")
         records = load(f'tune_{name}')['runs']
         control = {(r['repeat'], r['fold']): r['accuracy'] for r in records if r['epsilon'] == 0}
         grid = sorted({r['epsilon'] for r in records if r['epsilon']})
@@ -333,10 +351,10 @@ def plot_epsilon(path):
                     color='tab:blue', markerfacecolor='white', capsize=3,
                     label='cross-validation in the training set: mean and standard error')
         ax.axvline(BEST_EPSILON[mode], color='tab:red', linestyle='--', linewidth=1, label='chosen by cross-validation')
-        ax.set(xscale='log', title=mode, xlabel='ε')
+        ax.set(xscale='log', title=f'{mode}, {EPOCHS[mode]} epochs', xlabel='ε')
         ax.grid(alpha=0.3)
-        ax.legend(fontsize='small', loc='lower center')
     figure.axes[0].set_ylabel('accuracy minus that at ε = 0 (points)')
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc='outside lower center')
     save_figure(path, figure)
 
 
@@ -347,7 +365,11 @@ def plot_inside(path):
     for ax, (key, title) in zip(figure.subplots(1, 3), titles.items()):
         ax.errorbar([epsilon for epsilon, _ in records], [x[key].mean() for _, x in records],
                     [x[key].std(ddof=1) for _, x in records], fmt='ko-', capsize=3)
-        ax.set(xscale='log', title=title, xlabel='ε', ylim=(0, None))
+        if key == 'iterations':
+            ax.set(yscale='log')
+        else:
+            ax.set(ylim=(0, None))
+        ax.set(xscale='log', title=title, xlabel='ε')
         ax.grid(alpha=0.3)
     save_figure(path, figure)
 
@@ -381,7 +403,7 @@ def plot_effects(path, effects):
     for k, e in enumerate(rows):
         ax.plot(e.mean, k, 'o', color='black', markerfacecolor='black' if e.p_holm < 0.05 else 'white')
     ax.set_yticks(range(len(rows)), [e.label for e in rows])
-    ax.set(xlabel="difference on UCI's 370 (points), 95 % interval; filled: corrected p < 0.05")
+    ax.set(xlim=(-10, 10), xlabel="difference on UCI's 370 (points), 95 % interval, cut at the frame; filled: corrected p < 0.05")
     ax.grid(alpha=0.3, axis='x')
     save_figure(path, figure)
 

@@ -204,6 +204,11 @@ def time_ratio():
     return adv / prox
 
 
+def fold_factor(folds, repeats):
+    """How much larger the standard error of repeated cross-validation is if the folds' overlap counts (Nadeau, Bengio)."""
+    return math.sqrt(1 + folds * repeats / (folds - 1))
+
+
 def leak(*args):
     """By how many points the sequences that are also in training raise the accuracy."""
     return np.nanmean(values(*args, test='all') - values(*args, test='unseen'))

@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -116,10 +115,15 @@ def test_held_out_sequences_are_not_trained_on(train, monkeypatch):
     assert len(seen) == len(values) == 10 and all(len(known) == 216 for known in seen)
 
 
-def test_the_program_saves_what_its_docstring_loads(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / 'companions' / 'best.py', '--epochs', '1', '--seeds', '2', '--output-dir',
-                           tmp_path], capture_output=True, text=True, check=True)
-    assert 'seed 1: ' in done.stdout and 'the 2 models averaged' in done.stdout
+def program(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['best.py', *map(str, arguments)])
+    best.main()
+
+
+def test_the_program_saves_what_its_docstring_loads(tmp_path, monkeypatch, capsys):
+    program(monkeypatch, '--epochs', 1, '--seeds', 2, '--output-dir', tmp_path)
+    out = capsys.readouterr().out
+    assert 'seed 1: ' in out and 'the 2 models averaged' in out
     snippet = best.__doc__.split(':\n\n    import sys')[1].replace('checkpoints/', f'{tmp_path}/checkpoints/')
     _, (batch, *_) = load_data(ROOT / 'data' / 'JV_uci.mat', 370)
     names = {'inputs': batch.inputs, 'lengths': batch.lengths}
@@ -128,12 +132,25 @@ def test_the_program_saves_what_its_docstring_loads(tmp_path):
     assert (names['speaker'] == batch.targets).float().mean().item() == pytest.approx(results['runs'][0]['accuracy'])
 
 
+def test_the_search_is_written_with_its_table(tmp_path, monkeypatch, capsys):
+    full = recipe_of(INGREDIENTS)
+    monkeypatch.setattr(best, 'INGREDIENTS', {'random crop': INGREDIENTS['random crop']})
+    monkeypatch.setattr(best, 'ON_TOP', [('ProxLSTM', 1.0, 1), ('plain', None, 2)])
+    monkeypatch.setattr(best, 'recipe_of', lambda names: full if names else {**full, 'crop': 1.0})
+    program(monkeypatch, '--tune', '--dry-run', '--jobs', 1, '--output-dir', tmp_path)
+    written = json.loads((tmp_path / 'plots' / 'tune_best.json').read_text())
+    table = best.search_table(written['runs'])
+    assert table in capsys.readouterr().out and len(written['runs']) == 2 * len(table.splitlines()[2:])
+    assert 'without random crop' in table and 'ProxLSTM, ε = 1 |' in table and '2 models averaged' in table
+
+
 @pytest.mark.parametrize('arguments, words', [
     (['--data', 'missing.mat'], 'missing.mat: no such file'), (['--tune', '--folds', '31'], '--folds is 31'),
     (['--seeds', '0'], 'argument --seeds'), (['--output-dir', ROOT / 'README.md'], 'README.md')])
-def test_bad_input_is_one_sentence(arguments, words):
-    done = subprocess.run([sys.executable, ROOT / 'companions' / 'best.py', *arguments], capture_output=True, text=True)
-    assert done.returncode == 2 and words in done.stderr and 'Traceback' not in done.stderr
+def test_bad_input_is_one_sentence(arguments, words, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        program(monkeypatch, *arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_partitions_are_stratified_and_begin_with_ucis_own():
@@ -148,16 +165,16 @@ def test_partitions_are_stratified_and_begin_with_ucis_own():
 def test_comparisons_are_paired_by_partition_and_corrected():
     assert benchmark.holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
     rng = np.random.default_rng(0)
-    right = {'MiniRocket': 355 + rng.permutation(12)}  # of 370, by partition
+    right = {'MiniRocket': 355 + rng.permutation(24) // 2}  # of 370, by partition
     right['MultiRocketHydra'] = right['MiniRocket'] + 1
-    right['best recipe'] = right['MiniRocket'] + np.array([1, 2, 1, -1, 1, 3, 2, 0, 1, 2, -2, 1])
+    right['best recipe'] = right['MiniRocket'] + np.array(2 * [1, 2, 1, -1, 1, 3, 2, 0, 1, 2, -2, 1])
     right['five of it averaged'] = right['MiniRocket'] + 3
     records = [{'classifier': name, 'partition': k, 'accuracy': counts[k] / 370, 'fit_seconds': 1.0, 'predict_seconds': 1.0}
-               for name, counts in right.items() for k in rng.permutation(12)]
+               for name, counts in right.items() for k in rng.permutation(24)]
     compared = benchmark.comparisons(records)
     difference, p = compared['best recipe', 'MiniRocket']
     assert difference == pytest.approx((right['best recipe'] - right['MiniRocket']) / 3.7)
     raw = {pair: wilcoxon(right[pair[0]] - right[pair[1]]).pvalue for pair in compared}  # on counts, whose ties are exact
     assert [p for _, p in compared.values()] == pytest.approx(benchmark.holm(list(raw.values())))
-    assert f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; 9 better, 1 equal, 2 worse' in \
+    assert f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; 18 better, 2 equal, 4 worse' in \
         benchmark.accuracy_table(records)

@@ -3,6 +3,7 @@
     python -m pytest tests/test_report.py
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,7 +28,6 @@ def test_the_page_is_what_the_files_give():
 
 
 def test_every_file_that_the_page_shows_is_there():
-    import re
     names = re.findall(r'\]\(([^):]+)\)', (ROOT / 'report' / 'README.md').read_text(encoding='utf-8'))
     assert len(names) > 8
     for name in names:
@@ -36,7 +36,6 @@ def test_every_file_that_the_page_shows_is_there():
 
 def test_no_number_of_a_result_is_typed_into_the_text():
     """A decimal fraction or per cent in the template is a setting's value, of which there are few, or stands in {{ }}."""
-    import re
     text = re.sub(r'{{.*?}}|{%.*?%}|`[^`]*`|\(https?:[^)]*\)|```.*?```', '', (ROOT / 'report' / 'template.md').read_text(
         encoding='utf-8'), flags=re.DOTALL)
     assert re.findall(r'\d+\.\d+ (?:points|%|±)|± ?\d|p [=<] ?\d', text) == []
@@ -77,12 +76,12 @@ def test_the_look_inside_sees_what_the_cell_does(tmp_path):
     runs.save('model', {'arguments': {'epsilon': epsilon}, 'state_dict': model.state_dict(),
                         'run': {'epsilon': epsilon, 'seed': 4}})
     train, _ = load_data(ROOT / 'data' / 'JV_data.mat')
-    seen = measure.look_inside(tmp_path / 'model.pt', train[:2])
+    seen = measure.look_inside(tmp_path / 'model.pt', train[:1])
 
     cell = ProxLSTMCell(64, 50, epsilon=epsilon)
     cell.load_state_dict({key.removesuffix('_l0'): value for key, value in model.lstm.state_dict().items()})
     moved, largest = [], []
-    for inputs, _, lengths in train[:2]:
+    for inputs, _, lengths in train[:1]:
         for x, n in zip(inputs, lengths):
             v = torch.relu(model.conv(torch.nn.functional.normalize(x[:n], dim=1).T[None]))[0].T.detach()
             h, c = torch.zeros(2, 1, 50)

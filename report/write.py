@@ -225,16 +225,24 @@ def settings_table():
 
 # ---------------------------------------------------------------------------------------------- search, inside, spikes
 
-def change_table():
-    records, folds = load('search'), {}
-    for record in records:
+def searched():
+    """Accuracy on the held-out folds, in per cent, by change."""
+    folds = {}
+    for record in load('search'):
         folds.setdefault(record['change'], []).append(100 * record['accuracy'])
-    reference = np.array(folds['as in training.py'])
+    return {change: np.array(x) for change, x in folds.items()}
+
+
+def change(name):
+    """What a change does to that accuracy: mean ± standard error."""
+    difference = searched()[name] - searched()['as in training.py']
+    return f'{difference.mean():+.2f} ± {difference.std(ddof=1) / math.sqrt(len(difference)):.2f}'
+
+
+def change_table():
     lines = ['| change | accuracy on held-out folds (%) | minus none (mean ± standard error) |', '|---|---|---|']
-    for change, x in folds.items():
-        difference = np.array(x) - reference
-        error = difference.std(ddof=1) / math.sqrt(len(x))
-        lines.append(f'| {change} | {np.mean(x):.1f} ± {np.std(x, ddof=1):.1f} | {difference.mean():+.2f} ± {error:.2f} |')
+    for name, x in searched().items():
+        lines.append(f'| {name} | {x.mean():.1f} ± {x.std(ddof=1):.1f} | {change(name)} |')
     return '\n'.join(lines)
 
 

@@ -58,9 +58,10 @@ def test_a_varied_sequence_is_a_contiguous_piece_moved_by_a_constant():
 
 
 def test_the_same_seed_gives_the_same_model_and_leaves_the_callers_generator_alone(train):
+    _, a = fit(*train, 0, epochs=1)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    (_, a), (_, b), (_, other) = (fit(*train, seed, epochs=1) for seed in (0, 0, 1))
+    (_, b), (_, other) = (fit(*train, seed, epochs=1) for seed in (0, 1))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     assert not torch.equal(a.conv.weight, other.conv.weight)

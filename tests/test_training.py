@@ -232,6 +232,16 @@ def test_adv_and_prox_start_from_the_saved_base_of_their_seed_and_variant(data, 
     assert ('AdvLSTM', '', 1) in started and ('ProxLSTM', dropout, 0) in started
 
 
+def test_other_epsilons_are_swept_with_their_control_and_the_best_for_its_epochs(data, tmp_path):
+    runs = Recorder(tmp_path)
+    _, args = training.get_args(['--seeds', '1', '--adv-epsilons', '3', '0.2', '--prox-epsilons', '7', '--dropout',
+                                 '--batch-norm'])
+    training.assignment(args, *data, runs)
+    assert [(task['mode'], task['epsilon'], task['hyperparameters']['epochs']) for task in runs.tasks[1]] == [
+        ('AdvLSTM', 0.0, 100), ('AdvLSTM', 0.2, 50), ('AdvLSTM', 3.0, 50), ('AdvLSTM', 5.0, 100),
+        ('ProxLSTM', 0.0, 100), ('ProxLSTM', 5.0, 100), ('ProxLSTM', 7.0, 100)]
+
+
 def test_what_would_start_from_a_diverged_base_is_marked_and_the_rest_goes_on(data, tmp_path, capsys):
     runs = Recorder(tmp_path, diverged=['base_seed1'])
     _, args = training.get_args(['--seeds', '2', '--dropout', '--batch-norm'])

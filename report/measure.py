@@ -108,7 +108,8 @@ def unseen():
     train, _ = load_data(ROOT / 'data' / 'JV_data.mat')
     _, uci = load_data(ROOT / 'data' / 'JV_uci.mat', EVALUATION_BATCH)
     shorter = [{'run': run, 'base': OUTPUT / 'checkpoints' / f'base_seed{run["seed"]}.pt', 'train': train, 'test': uci}
-               for run in runs if run['mode'] == 'AdvLSTM' and run['epsilon'] in (0, BEST_EPSILON['AdvLSTM']) and run['diverged'] is None]
+               for run in runs if run['mode'] == 'AdvLSTM' and run['diverged'] is None
+               and run['epsilon'] in (0, BEST_EPSILON['AdvLSTM'])]
     checkpoints = [OUTPUT / 'checkpoints' / f'{run_name(run)}.pt' for run in runs if run['diverged'] is None]
     write_records('unseen', in_parallel(evaluate, [{'path': path, 'test': uci} for path in checkpoints], 'unseen')
                   + in_parallel(train_shorter, shorter, 'unseen, AdvLSTM after 50 epochs'))
@@ -177,7 +178,8 @@ def look_inside(path, batches):
             valid = t < last
             values.append(torch.stack([moved, lambda_max, torch.full_like(moved, solver.iterations)], 1)[valid])
     moved, lambda_max, iterations = torch.cat(values).double().mean(0).tolist()
-    return {'epsilon': epsilon, 'seed': checkpoint['run']['seed'], 'moved': moved, 'lambda_max': lambda_max, 'iterations': iterations}
+    return {'epsilon': epsilon, 'seed': checkpoint['run']['seed'],
+            'moved': moved, 'lambda_max': lambda_max, 'iterations': iterations}
 
 
 # ---------------------------------------------------------------------------------------------- spikes

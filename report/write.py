@@ -452,7 +452,8 @@ def names():
         'tuning': tunings, 'best': best, 'best_mean': spread(best_values), 'peer': peer, 'peer_overlap': peer_overlap,
         'peer_fresh': peer_fresh,
         'best_low': f'{100 * min(best_values):.1f}', 'best_high': f'{100 * max(best_values):.1f}',
-        'best_seconds': np.median([run['seconds'] for run in best['runs']]), 'best_search': search_table(load('tune_best')['runs']),
+        'best_seconds': np.median([run['seconds'] for run in best['runs']]),
+        'best_search': search_table(load('tune_best')['runs']),
         'accuracy': accuracy, 'peers': accuracy_table(accuracy['runs']),
         'others': {name: closing_table(read_results(REPORT / f'{name}.json')[1]) for name in OTHERS}}
 

@@ -64,6 +64,11 @@ def steady(mode, epsilon=0.0, variant='', epochs=100, window=10):
     return 100 * np.array([np.mean(history[-window:]) if len(history) == epochs else math.nan for history in histories])
 
 
+def before_spikes(mode, epsilon, epochs=75):
+    """steady(), of a method against its control, up to an epoch before which no spike is seen."""
+    return Effect('', steady(mode, epsilon, epochs=epochs), steady(mode, epochs=epochs))
+
+
 def mean(*args, **kwargs):
     accuracy = values(*args, **kwargs)
     return spread(accuracy[np.isfinite(accuracy)] / 100, of=len(accuracy))
@@ -416,7 +421,7 @@ def plot_effects(path, effects):
     for k, e in enumerate(rows):
         ax.plot(e.mean, k, 'o', color='black', markerfacecolor='black' if e.p_holm < 0.05 else 'white')
     ax.set_yticks(range(len(rows)), [e.label for e in rows])
-    ax.set(xlim=(-10, 10), xlabel="difference on UCI's 370 (points), 95 % interval, cut at the frame; filled: corrected p < 0.05")
+    ax.set(xlim=(-10, 10), xlabel="difference on UCI's 370 (points), 95 % interval; filled: corrected p < 0.05")
     ax.grid(alpha=0.3, axis='x')
     save_figure(path, figure)
 

@@ -1,7 +1,7 @@
 """The best recipe against the field's strong classifiers: the same 30 partitions of Japanese Vowels for all.
 
     pip install -r requirements.txt -r requirements-benchmarks.txt
-    python benchmarks/accuracy.py                    # about a quarter of an hour on two cores
+    python benchmarks/accuracy.py                    # about eight minutes on two cores
     python benchmarks/accuracy.py --resamples 2 --epochs 2
 
 UCI's 270 training and 370 test sequences are pooled and parted anew, stratified: each class keeps as many training

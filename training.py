@@ -273,8 +273,7 @@ def tune(args, mode, train, runs):
     None where the run diverged.
     """
     sequences, labels = sequences_of(train), targets_of(train)
-    folds = [[make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
-              for part, size in ((~held_out, args.batch_size), (held_out, EVALUATION_BATCH))]
+    folds = [fold_batches(sequences, labels, held_out, args.batch_size)
              for held_out in stratified_folds(labels, args.folds, args.repeats)]
 
     def task(mode, epsilon, seed):
@@ -303,6 +302,12 @@ def stratified_folds(labels, folds, repeats):
             held_out = np.zeros(len(labels), dtype=bool)
             held_out[order[fold::folds]] = True  # dealt round
             yield held_out
+
+
+def fold_batches(sequences, labels, held_out, batch_size):
+    """Two lists of `Batch`: to train on, and those that `held_out` (bool [N]) marks, in batches for evaluation."""
+    return [make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
+            for part, size in ((~held_out, batch_size), (held_out, EVALUATION_BATCH))]
 
 
 def tuning_table(records):
@@ -445,8 +450,13 @@ def spread(values, sign='', of=None):
 
 def results_json(config, runs):
     """The bytes of a results file, one run a line."""
-    lines = ',\n'.join(json.dumps(run, allow_nan=False) for run in runs)
-    return f'{{"config": {json.dumps(config)},\n"runs": [\n{lines}\n]}}\n'.encode()
+    return records_json({'config': config}, runs)
+
+
+def records_json(header, records):
+    """The bytes of a JSON object: what the dictionary `header` holds, then 'runs', a record a line."""
+    lines = ',\n'.join(json.dumps(record, allow_nan=False) for record in records)
+    return f'{json.dumps(header)[:-1]},\n"runs": [\n{lines}\n]}}\n'.encode()
 
 
 def save_figure(path, figure):

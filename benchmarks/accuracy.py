@@ -13,7 +13,6 @@ are partly test sequences; `fresh_accuracy` counts the others only.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -30,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'companions')]
 from best import EPOCHS, fit, probabilities  # noqa: E402
 from load_data import load_data, sequences_of, targets_of  # noqa: E402
 from runs import write  # noqa: E402
-from training import positive_int  # noqa: E402
+from training import positive_int, records_json  # noqa: E402
 
 OURS = {'best recipe': 1, 'five of it averaged': 5}
 PEERS = {'MiniRocket': 'MiniRocketClassifier', 'MultiRocketHydra': 'MultiRocketHydraClassifier'}
@@ -89,9 +88,9 @@ def holm(p):
 def comparisons(records):
     """Ours minus each peer's: {(ours, peer): (differences in points over partitions, corrected p)}."""
     values = {(r['classifier'], r['partition']): r['accuracy'] for r in records}
-    partitions = sorted({partition for _, partition in values})
+    numbers = sorted({partition for _, partition in values})
     # Rounded, so that equal numbers of sequences are ties for the ranks.
-    differences = {(ours, peer): np.round([100 * (values[ours, k] - values[peer, k]) for k in partitions], 6)
+    differences = {(ours, peer): np.round([100 * (values[ours, k] - values[peer, k]) for k in numbers], 6)
                    for ours in OURS for peer in PEERS}
     p = holm([wilcoxon(d).pvalue if d.any() else 1.0 for d in differences.values()])
     return {pair: (d, p) for (pair, d), p in zip(differences.items(), p)}
@@ -145,9 +144,7 @@ def main():
         args.output.parent.mkdir(parents=True, exist_ok=True)
         records = list(tqdm(parallel(calls), total=len(calls), unit='fit'))
         print(f'\n{accuracy_table(records)}\n\naeon {aeon.__version__}; one thread a fit, medians of seconds')
-        lines = ',\n'.join(map(json.dumps, records))
-        write(args.output, f'{{"aeon": {json.dumps(aeon.__version__)}, "epochs": {args.epochs},\n"runs": [\n{lines}\n]}}\n'
-              .encode())
+        write(args.output, records_json({'aeon': aeon.__version__, 'epochs': args.epochs}, records))
     except OSError as error:
         parser.exit(2, f'{error}\n')
     except KeyboardInterrupt:

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 from Classifier import LSTMClassifier  # noqa: E402
 from load_data import load_data, make_batches, sequences_of, targets_of  # noqa: E402
 from runs import write  # noqa: E402
-from training import positive_int, spread, stratified_folds, train_model  # noqa: E402
+from training import positive_int, records_json, spread, stratified_folds, train_model  # noqa: E402
 
 # The ingredients: what each is in the full recipe, and without it, as the base model of training.py has it.
 INGREDIENTS = {
@@ -259,9 +259,7 @@ def main():
                         'repeat': repeat, 'fold': fold, 'accuracy': value.item()}
                        for (ingredients, mode, epsilon, members), values in results.items()
                        for (repeat, fold), value in zip(folds, values)]
-            lines = ',\n'.join(map(json.dumps, records))
-            write(args.output_dir / 'plots' / 'tune_best.json',
-                  f'{{"chosen": {json.dumps(chosen)},\n"runs": [\n{lines}\n]}}\n'.encode())
+            write(args.output_dir / 'plots' / 'tune_best.json', records_json({'chosen': chosen}, records))
             print(f'\n{search_table(records)}\n\nChosen: {"; ".join(chosen) or "no ingredient"}')
         else:
             train_and_test(args, train, test)

@@ -26,7 +26,6 @@ import sys
 from pathlib import Path
 
 import joblib
-import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -36,11 +35,11 @@ ROOT = REPORT.parent
 sys.path.insert(0, str(ROOT))
 
 from Classifier import PLACEMENTS, LSTMClassifier  # noqa: E402
-from load_data import load_data, make_batches, sequences_of, targets_of  # noqa: E402
+from load_data import load_data, sequences_of, targets_of  # noqa: E402
 from ProxLSTM import ConjugateGradients  # noqa: E402
 from runs import read_checkpoint, read_results, write  # noqa: E402
-from training import (BEST_EPSILON, EVALUATION_BATCH, eval_model, get_args, hyperparameters, run_name,  # noqa: E402
-                      stratified_folds, train_model, train_run)
+from training import (BEST_EPSILON, EVALUATION_BATCH, eval_model, fold_batches, get_args, hyperparameters,  # noqa: E402
+                      run_name, stratified_folds, train_model, train_run)
 
 OUTPUT = ROOT / 'checkpoints' / 'report'
 OTHERS = 'BasicMotions', 'PickupGestureWiimoteZ'
@@ -88,9 +87,13 @@ def write_records(name, records):
 
 def load_model(path):
     checkpoint = read_checkpoint(path)
+    return model_of(checkpoint), checkpoint
+
+
+def model_of(checkpoint):
     model = LSTMClassifier(**checkpoint['arguments'])
     model.load_state_dict(checkpoint['state_dict'])
-    return model.eval(), checkpoint
+    return model.eval()
 
 
 # ---------------------------------------------------------------------------------------------- sweep
@@ -126,9 +129,7 @@ def train_shorter(run, base, train, test):
     checkpoint = train_run(run['mode'], run['epsilon'], run['seed'], '', base['arguments'],
                            {**run['hyperparameters'], 'epochs': 50}, base['state_dict'], train, test,
                            torch.ones(sum(len(b.targets) for b in test), dtype=torch.bool), 'cpu')
-    model = LSTMClassifier(**checkpoint['arguments'])
-    model.load_state_dict(checkpoint['state_dict'])
-    return record_of(checkpoint, test, model)
+    return record_of(checkpoint, test, model_of(checkpoint))
 
 
 def record_of(checkpoint, test, model):
@@ -258,8 +259,7 @@ def search():
 def validate(name, change, fold, held_out, sequences, labels, settings):
     settings = {key: change.get(key, value) for key, value in settings.items()}
     arguments = {key: value for key, value in change.items() if key not in settings}
-    train, test = (make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
-                   for part, size in ((~held_out, settings['batch_size']), (held_out, EVALUATION_BATCH)))
+    train, test = fold_batches(sequences, labels, held_out, settings['batch_size'])
     checkpoint = train_run('plain', 0.0, fold, '', arguments, settings, None, train, test,
                            torch.zeros(int(held_out.sum()), dtype=torch.bool), 'cpu')
     if checkpoint['run']['diverged'] is not None:

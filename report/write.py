@@ -8,6 +8,7 @@ with the names of `names()`. measure.py writes the files.
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -32,6 +33,7 @@ from training import BEST_EPSILON, closing_table, plot_accuracy, save_figure, sp
 TESTS = {'all': "the course's 351", 'unseen': 'the 291 not in training', 'uci': "UCI's 370"}
 
 
+@functools.cache
 def load(name):
     return json.loads((REPORT / f'{name}.json').read_text(encoding='utf-8'))
 

@@ -21,12 +21,12 @@ import joblib
 import numpy as np
 import torch
 from scipy.stats import wilcoxon
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'companions')]
 
 from best import EPOCHS, fit, probabilities  # noqa: E402
+from common import carry_out, in_parallel  # noqa: E402
 from load_data import load_data, sequences_of, targets_of  # noqa: E402
 from runs import write  # noqa: E402
 from training import positive_int, records_json  # noqa: E402
@@ -117,7 +117,7 @@ def describe(difference, p):
     return f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; {signs}; p = {p:.2g}'
 
 
-def main():
+def get_args():
     parser = argparse.ArgumentParser(description='The best recipe against its peers on resampled partitions.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--resamples', type=positive_int, default=30, help="partitions, UCI's own among them")
@@ -127,28 +127,32 @@ def main():
     args = parser.parse_args()
     if args.resamples < 2:
         parser.error('argument --resamples: expected at least 2')
+    return parser, args
+
+
+def measure(args):
     try:
         import aeon
     except ModuleNotFoundError:
-        parser.exit(2, 'benchmarks/accuracy.py needs the package aeon: '
-                       'python -m pip install -r requirements-benchmarks.txt\n')
+        raise ValueError('benchmarks/accuracy.py needs the package aeon: '
+                         'python -m pip install -r requirements-benchmarks.txt') from None
     train, test = load_data(ROOT / 'data' / 'JV_uci.mat')
     sequences = sequences_of(train) + sequences_of(test)
     labels = np.concatenate([targets_of(train), targets_of(test)])
     fresh = np.arange(len(labels)) >= len(targets_of(train))
-    calls = [joblib.delayed(compare)(name, sequences, labels, part, fresh, seed, args.epochs)
+    tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': part, 'fresh': fresh, 'seed': seed,
+              'epochs': args.epochs}
              for name in (*OURS, *PEERS)
              for seed, part in enumerate(partitions(targets_of(train), targets_of(test), args.resamples))]
-    parallel = joblib.Parallel(n_jobs=args.jobs, return_as='generator')
-    try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        records = list(tqdm(parallel(calls), total=len(calls), unit='fit'))
-        print(f'\n{accuracy_table(records)}\n\naeon {aeon.__version__}; one thread a fit, medians of seconds')
-        write(args.output, records_json({'aeon': aeon.__version__, 'epochs': args.epochs}, records))
-    except OSError as error:
-        parser.exit(2, f'{error}\n')
-    except KeyboardInterrupt:
-        parser.exit(130, '\nInterrupted.\n')
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    records = in_parallel(args.jobs, compare, tasks, 'fits')
+    print(f'\n{accuracy_table(records)}\n\naeon {aeon.__version__}; one thread a fit, medians of seconds')
+    write(args.output, records_json({'aeon': aeon.__version__, 'epochs': args.epochs}, records))
+
+
+def main():
+    parser, args = get_args()
+    carry_out(parser, measure, args)
     print(f'Written to {args.output}')
 
 

@@ -23,8 +23,6 @@ import argparse
 import io
 import json
 import math
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -34,13 +32,11 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from Classifier import LSTMClassifier  # noqa: E402
-from load_data import load_data, make_batches, sequences_of, targets_of  # noqa: E402
-from runs import write  # noqa: E402
-from training import positive_int, records_json, spread, stratified_folds, train_model  # noqa: E402
+from common import ROOT, add_arguments, carry_out, complete, make_folders
+from Classifier import LSTMClassifier
+from load_data import load_data, make_batches, sequences_of, targets_of
+from runs import write
+from training import positive_int, records_json, spread, stratified_folds, train_model
 
 # The ingredients: what each is in the full recipe, and without it, as the base model of training.py has it.
 INGREDIENTS = {
@@ -225,48 +221,41 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(description='The best recipe: train, save, test; or search for it.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'JV_uci.mat', help='.mat file, see load_data.py')
-    parser.add_argument('--output-dir', type=Path, default=argparse.SUPPRESS, help='folder for plots/ and checkpoints/ '
-                        '(default: this repository; with --dry-run a temporary folder)')
-    parser.add_argument('--seeds', type=positive_int, default=1, help='how many seeds, from 0 up')
+    add_arguments(parser, seeds=1)
     parser.add_argument('--epochs', type=positive_int, default=EPOCHS)
-    parser.add_argument('--dry-run', action='store_true', help='everything, in two epochs')
     parser.add_argument('--tune', action='store_true', help='search by cross-validation within the training set')
     parser.add_argument('--folds', type=positive_int, default=5)
     parser.add_argument('--repeats', type=positive_int, default=4)
-    parser.add_argument('--jobs', type=positive_int, default=joblib.cpu_count(), help='of --tune, fits at a time')
     args = parser.parse_args(argv)
     if args.folds < 2:
         parser.error('argument --folds: expected at least 2')
     if args.dry_run:
         args.epochs, args.folds, args.repeats = 2, 2, 1
-    if 'output_dir' not in args:
-        args.output_dir = Path(tempfile.mkdtemp(prefix='best-')) if args.dry_run else ROOT
+    complete(args)
     return parser, args
+
+
+def search_or_train(args):
+    train, test = load_data(args.data, kernel_size=KERNEL_SIZE)
+    if args.tune and args.folds > (smallest := np.bincount(targets_of(train)).min()):
+        raise ValueError(f'--folds is {args.folds}, but the smallest class has {smallest} training sequences')
+    make_folders(args)
+    if args.tune:
+        chosen, results = search(sequences_of(train), targets_of(train), args)
+        folds = [(repeat, fold) for repeat in range(args.repeats) for fold in range(args.folds)]
+        records = [{'ingredients': ingredients, 'mode': mode, 'epsilon': epsilon, 'members': members,
+                    'repeat': repeat, 'fold': fold, 'accuracy': value.item()}
+                   for (ingredients, mode, epsilon, members), values in results.items()
+                   for (repeat, fold), value in zip(folds, values)]
+        write(args.output_dir / 'plots' / 'tune_best.json', records_json({'chosen': chosen}, records))
+        print(f'\n{search_table(records)}\n\nChosen: {"; ".join(chosen) or "no ingredient"}')
+    else:
+        train_and_test(args, train, test)
 
 
 def main():
     parser, args = get_args()
-    try:
-        train, test = load_data(args.data, kernel_size=KERNEL_SIZE)
-        if args.tune and args.folds > (smallest := np.bincount(targets_of(train)).min()):
-            raise ValueError(f'--folds is {args.folds}, but the smallest class has {smallest} training sequences')
-        for folder in ('plots', 'checkpoints'):
-            (args.output_dir / folder).mkdir(parents=True, exist_ok=True)
-        if args.tune:
-            chosen, results = search(sequences_of(train), targets_of(train), args)
-            folds = [(repeat, fold) for repeat in range(args.repeats) for fold in range(args.folds)]
-            records = [{'ingredients': ingredients, 'mode': mode, 'epsilon': epsilon, 'members': members,
-                        'repeat': repeat, 'fold': fold, 'accuracy': value.item()}
-                       for (ingredients, mode, epsilon, members), values in results.items()
-                       for (repeat, fold), value in zip(folds, values)]
-            write(args.output_dir / 'plots' / 'tune_best.json', records_json({'chosen': chosen}, records))
-            print(f'\n{search_table(records)}\n\nChosen: {"; ".join(chosen) or "no ingredient"}')
-        else:
-            train_and_test(args, train, test)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f'{error}\n')
-    except KeyboardInterrupt:
-        parser.exit(130, '\nInterrupted.\n')
+    carry_out(parser, search_or_train, args)
     print(f'Written to {args.output_dir / "plots"}')
 
 

@@ -1,0 +1,143 @@
+"""Small images for the companions, and a small network that tells them apart.
+
+    data = digits()                      # scikit-learn's 1,797 handwritten digits, 8×8 (requirements-companions.txt)
+    data = cifar10('cifar-10-batches-bin')
+    data = gtsrb('GTSRB')                # traffic signs
+    model = fit(data, lambda parameters: torch.optim.Adam(parameters, 2e-3), epochs=20, seed=0)
+    accuracy(model, data.test, data.test_labels)
+"""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Images(NamedTuple):
+    name: str
+    train: torch.Tensor         # float32 [N, channels, height, width], 0 to 1
+    train_labels: torch.Tensor  # int64 [N], counted from 0
+    test: torch.Tensor
+    test_labels: torch.Tensor
+
+    @property
+    def classes(self):
+        return 1 + int(self.train_labels.max())
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+def digits():
+    """scikit-learn's digits, a quarter of each class for the test; always the same one. Raises ValueError without sklearn."""
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError:
+        raise ValueError('the digits need the package scikit-learn: '
+                         'python -m pip install -r requirements-companions.txt') from None
+    data = load_digits()
+    x, y = torch.tensor(data.images[:, None] / 16, dtype=torch.float32), torch.tensor(data.target)
+    train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=0, stratify=y)
+    return Images('digits', x[train], y[train], x[test], y[test])
+
+
+def cifar10(folder):
+    """CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin and test_batch.bin, 3073 bytes an image.
+
+    Raises FileNotFoundError or ValueError with one sentence that names the file.
+    """
+    def read(name):
+        path = Path(folder) / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file, expected CIFAR-10's binary version (cifar-10-binary.tar.gz)")
+        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        if len(content) == 0 or len(content) % 3073 or content[::3073].max() > 9:
+            raise ValueError(f'{path}: not a CIFAR-10 batch, expected records of a label, 0 to 9, and 3072 bytes of image')
+        records = content.reshape(-1, 3073)
+        return torch.tensor(records[:, 1:].reshape(-1, 3, 32, 32) / np.float32(255)), torch.tensor(records[:, 0]).long()
+
+    x, y = (torch.cat(parts) for parts in zip(*(read(f'data_batch_{k}.bin') for k in range(1, 6))))
+    return Images('CIFAR-10', x, y, *read('test_batch.bin'))
+
+
+def gtsrb(folder, side=32):
+    """The German Traffic Sign Recognition Benchmark, each sign cut out by its box and scaled to `side`×`side` pixels.
+
+    Reads Final_Training/Images/*/GT-*.csv and Final_Test/Images/GT-final_test.csv with the .ppm files they name. Raises
+    FileNotFoundError or ValueError with one sentence that names the file.
+    """
+    from PIL import Image
+
+    def read(tables, wanted):
+        images, labels = [], []
+        for table in tables:
+            with open(table, newline='', encoding='utf-8') as lines:
+                for row in csv.DictReader(lines, delimiter=';'):
+                    try:
+                        box = [int(row[key]) for key in ('Roi.X1', 'Roi.Y1', 'Roi.X2', 'Roi.Y2')]
+                        labels.append(int(row['ClassId']))
+                        path = table.parent / row['Filename']
+                    except (KeyError, TypeError, ValueError):
+                        raise ValueError(f'{table}: expected columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId, '
+                                         f'the last five whole numbers, separated by semicolons') from None
+                    with Image.open(path) as image:
+                        image = image.convert('RGB').crop(box).resize((side, side), Image.Resampling.BILINEAR)
+                    images.append(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
+        if not images:
+            raise FileNotFoundError(f'{folder}: no images, expected {wanted}')
+        return torch.tensor(np.stack(images)), torch.tensor(labels)
+
+    training, final = Path(folder) / 'Final_Training' / 'Images', Path(folder) / 'Final_Test' / 'Images'
+    return Images('GTSRB', *read(sorted(training.glob('*/GT-*.csv')), f'{training}/*/GT-*.csv'),
+                  *read(sorted(final.glob('GT-final_test.csv')), f'{final}/GT-final_test.csv'))
+
+
+# ---------------------------------------------------------------------------------------------- network
+
+class SmallCNN(nn.Module):
+    """Conv 3×3 → ReLU → conv 3×3 → batch norm → ReLU → average over a 4×4 grid → linear."""
+
+    def __init__(self, channels=1, classes=10, width=16):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(4 * 4 * 2 * width, classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16):
+    """Train a SmallCNN on one thread: `make_optimizer(model)` makes what steps by a closure. Returns it, in evaluation mode."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SmallCNN(data.train.shape[1], data.classes, width)
+        optimizer = make_optimizer(model)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(data.train)).split(batch_size):
+
+                def closure():
+                    optimizer.zero_grad()
+                    loss = F.cross_entropy(model(data.train[batch]), data.train_labels[batch])
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure)
+    torch.set_num_threads(threads)
+    return model.eval()
+
+
+def logits(model, x, batch_size=500):
+    with torch.no_grad():
+        return torch.cat([model(part) for part in x.split(batch_size)])
+
+
+def accuracy(model, x, labels):
+    return (logits(model, x).argmax(1) == labels).float().mean().item()

@@ -1,0 +1,394 @@
+"""The attacks move what they may, as far as they may, in the right direction; the jobs count what they say.
+
+    python -m pytest tests/test_attacks.py
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'companions'))
+
+import attacks  # noqa: E402
+import common  # noqa: E402
+import images  # noqa: E402
+from attacks import few_pixels, fgsm, iterated, noise, one_shot, pgd, size  # noqa: E402
+from Classifier import LSTMClassifier  # noqa: E402
+from load_data import load_data  # noqa: E402
+from runs import Runs  # noqa: E402
+from training import eval_model, get_args, hyperparameters, model_arguments, run_name  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+NORMS = 2, math.inf
+
+
+@pytest.fixture
+def classifier():
+    """(model, x [B, T, F], labels as it gives them, mask): a recurrent classifier that also reads its padding."""
+    torch.manual_seed(0)
+    lstm, linear = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
+    x = torch.rand(6, 5, 3)
+    lengths = torch.tensor([1, 2, 3, 5, 5, 5])
+
+    def model(x):
+        return 5 * linear(lstm(x)[0].mean(1))
+
+    mask = (torch.arange(5) < lengths[:, None])[:, :, None]
+    with torch.no_grad():
+        return model, x, model(x).argmax(1), mask
+
+
+def every_attack(model, x, y, epsilon, norm, **limits):
+    yield fgsm(model, x, y, epsilon, norm=norm, **limits)
+    yield one_shot(model, x, epsilon, norm=norm, **limits)
+    yield iterated(model, x, y, epsilon / 2, 7, radius=epsilon, norm=norm, stop=False, **limits)
+    yield pgd(model, x, y, epsilon, 7, norm=norm, stop=False, **limits)
+    yield pgd(model, x, y, epsilon, 7, norm=norm, generator=torch.Generator().manual_seed(0), **limits)
+    yield pgd(model, x, y, epsilon, 0, 1, norm=norm, generator=torch.Generator().manual_seed(0), stop=False, **limits)
+    yield noise(x, epsilon, norm=norm, generator=torch.Generator().manual_seed(0), **limits)
+
+
+@pytest.mark.parametrize('norm', [2, math.inf, None])
+def test_the_first_step_of_the_iterated_attack_is_the_one_shot_attack(classifier, norm):
+    model, x, y, mask = classifier
+    a = one_shot(model, x, 0.1, norm=norm, mask=mask, valid_range=(0, 1))
+    assert torch.equal(iterated(model, x, y, 0.1, 1, norm=norm, mask=mask, valid_range=(0, 1)), a) and not torch.equal(a, x)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('epsilon', [0.01, 0.3])
+def test_nothing_leaves_the_ball_the_range_or_the_mask(classifier, norm, epsilon):
+    model, x, y, mask = classifier
+    x = torch.where(mask, x, -7)  # padding that is out of the range stays what it is, too
+    for changed in every_attack(model, x, y, epsilon, norm, mask=mask, valid_range=(0, 1)):
+        assert (size(changed - x, norm) <= epsilon * (1 + 1e-5)).all() and not torch.equal(changed, x)
+        assert torch.equal(changed[~mask.expand_as(x)], x[~mask.expand_as(x)])
+        assert changed[mask.expand_as(x)].min() >= 0 and changed.max() <= 1
+    for changed in every_attack(model, x, y, epsilon, norm, mask=mask):
+        assert (size(changed - x, norm) <= epsilon * (1 + 1e-5)).all()
+    assert size(pgd(model, x, y, epsilon, 7, norm=norm, mask=mask, stop=False) - x, norm) == pytest.approx(epsilon, rel=1e-4)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_without_epsilon_nothing_moves(classifier, norm):
+    model, x, y, mask = classifier
+    for changed in every_attack(model, x, y, 0.0, norm, mask=mask):
+        assert torch.equal(changed, x)
+    assert torch.equal(few_pixels(model, x, y, 0, valid_range=(0, 1)), x)
+    assert torch.equal(one_shot(model, x, 0.0), x)
+
+
+def linear_model(scale=1.0):
+    torch.manual_seed(1)
+    W = scale * torch.randn(3, 5)
+    return W, lambda x: x @ W.T
+
+
+def test_the_directions_are_those_of_the_gradients_by_hand():
+    W, model = linear_model()
+    x = torch.randn(4, 5)
+    y, p = torch.tensor([0, 1, 2, 0]), model(x).softmax(1)
+    away = (p - F.one_hot(y, 3)) @ W  # gradient of the loss of the true class
+    torch.testing.assert_close(fgsm(model, x, y, 0.1), x + 0.1 * away.sign())
+    torch.testing.assert_close(fgsm(model, x, y, 0.1, norm=2), x + 0.1 * away / away.norm(dim=1, keepdim=True))
+    towards = (p - F.one_hot(p.argmin(1), 3)) @ W
+    torch.testing.assert_close(one_shot(model, x, 0.1), x - 0.1 * towards)
+    torch.testing.assert_close(one_shot(model, x, 0.1, norm=math.inf), x - 0.1 * towards.sign())
+
+
+def test_the_iterated_attack_keeps_its_class_unless_told_to_look_it_up_anew():
+    _, model = linear_model()
+    torch.manual_seed(2)
+    x = torch.randn(8, 5)
+    target, y = model(x).argmin(1), model(x).argmax(1)
+    found = {}
+    for retarget in (False, True):
+        z = x
+        for _ in range(6):
+            z = z.detach().requires_grad_()
+            F.cross_entropy(model(z), model(z).argmin(1) if retarget else target, reduction='sum').backward()
+            z = z - 0.5 * z.grad
+        found[retarget] = z.detach()
+        torch.testing.assert_close(iterated(model, x, y, 0.5, 6, stop=False, retarget=retarget), found[retarget])
+    assert not torch.allclose(found[False], found[True], atol=0.1)
+    assert (model(found[False]).argmax(1) == target).all() and not (model(found[True]).argmax(1) == target).all()
+
+
+@pytest.mark.parametrize('attack', [lambda m, x, y, n: pgd(m, x, y, 2.0, n, 0.1, norm=2),
+                                    lambda m, x, y, n: iterated(m, x, y, 0.1, n, norm=2)])
+def test_each_sample_stops_on_its_own(attack):
+    W, model = linear_model()
+    torch.manual_seed(2)
+    x = torch.randn(8, 5)
+    y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 3  # never right: not moved
+    changed = attack(model, x, y, 40)
+    moved = size(changed - x, 2)
+    assert moved[0] == 0 and (model(changed).argmax(1) != y).all()
+    steps = (moved / 0.1).round()
+    assert len(steps.unique()) > 3
+    for i in range(1, 8):  # as if it were alone, and a step before it still stood
+        alone = attack(model, x[i:i + 1], y[i:i + 1], 40)
+        torch.testing.assert_close(alone[0], changed[i])
+        assert model(attack(model, x[i:i + 1], y[i:i + 1], int(steps[i]) - 1)).argmax(1) == y[i]
+
+
+def test_a_confident_model_is_no_refuge():
+    W, model = linear_model(scale=8)  # margins of 20 to 50: in float32 p of the true class is 1, its gradient not there
+    torch.manual_seed(2)
+    x = torch.randn(50, 5)
+    y = model(x).argmax(1)
+    top = model(x).topk(2, dim=1).values
+    margin = top[:, 0] - top[:, 1]
+    confident = (margin > 18) & (margin < 28)
+    x, y = x[confident], y[confident]
+    assert len(x) > 5
+    away = fgsm(model, x, y, 1.0, norm=2) - x
+    assert ((model(x).softmax(1).amax(1)) == 1).all()
+    logits = x.double() @ W.double().T
+    g = (logits.softmax(1) - F.one_hot(y, 3)) @ W.double()
+    torch.testing.assert_close(away.double(), F.normalize(g, dim=1), atol=1e-3, rtol=0)
+
+
+def test_few_pixels_change_the_most_promising_ones():
+    W = torch.tensor([[0.0, 0, 0, 0], [3, -2, 1, 0.5]])
+    x = torch.tensor([[0.5, 0.9, 0.0, 0.0], [0.9, 0.1, 0.2, 0.0]])
+
+    def model(x):
+        return torch.cat([torch.full((len(x), 1), 9.0), x @ W[1:].T], 1)
+
+    y = torch.tensor([0, 0])
+    # Promises 1.5, 1.8, 1, 0.5 and 0.3, 0.2, 0.8, 0.5.
+    assert few_pixels(model, x, y, 1, valid_range=(0, 1)).tolist() == [pytest.approx([0.5, 0, 0, 0]), pytest.approx([0.9, 0.1, 1, 0])]
+    two = few_pixels(model, x, y, 2, valid_range=(0, 1))
+    assert two.tolist() == [pytest.approx([1, 0, 0, 0]), pytest.approx([0.9, 0.1, 1, 1])]
+    mask = torch.tensor([[False, True, True, True]])
+    assert few_pixels(model, x, y, 4, valid_range=(0, 1), mask=mask).tolist() == [pytest.approx([0.5, 0, 1, 1]), pytest.approx([0.9, 0, 1, 1])]
+
+
+def test_noise_is_of_its_size_and_of_its_seed():
+    x = torch.zeros(500, 4, 3)
+    draw = lambda norm: noise(x, 0.7, norm=norm, generator=torch.Generator().manual_seed(3))  # noqa: E731
+    for norm in NORMS:
+        torch.testing.assert_close(size(draw(norm), norm), torch.full((500,), 0.7))
+        assert torch.equal(draw(norm), draw(norm)) and draw(norm).mean(0).abs().max() < 0.1
+
+
+def test_an_input_out_of_its_range_is_refused(classifier):
+    model, x, y, _ = classifier
+    with pytest.raises(ValueError, match='valid_range is 0 to 0.5, but the input goes from'):
+        pgd(model, x, y, 0.1, valid_range=(0, 0.5))
+    with pytest.raises(ValueError, match='radius needs a norm'):
+        iterated(model, x, y, 0.1, radius=1.0)
+
+
+def test_no_gradient_reaches_the_weights():
+    model = nn.Linear(5, 3)
+    x, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 0])
+    for changed in every_attack(model, x, y, 0.1, 2):
+        assert not changed.requires_grad
+    assert model.weight.grad is None
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_foolbox_agrees(norm):
+    foolbox = pytest.importorskip('foolbox')
+    torch.manual_seed(0)
+    model = images.SmallCNN(1, 10, 4).eval()
+    x = torch.rand(20, 1, 8, 8)
+    y = model(x).argmax(1)
+    theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device='cpu')
+    one, many = {2: (foolbox.attacks.FGM, foolbox.attacks.L2PGD), math.inf: (foolbox.attacks.FGSM, foolbox.attacks.LinfPGD)}[norm]
+    raw, _, _ = one(random_start=False)(theirs, x, y, epsilons=0.1)
+    torch.testing.assert_close(fgsm(model, x, y, 0.1, norm=norm, valid_range=(0, 1)), raw, atol=1e-5, rtol=0)
+    raw, _, _ = many(abs_stepsize=0.02, steps=15, random_start=False)(theirs, x, y, epsilons=0.1)
+    ours = pgd(model, x, y, 0.1, 15, 0.02, norm=norm, valid_range=(0, 1), stop=False)
+    torch.testing.assert_close(ours, raw, atol=1e-5, rtol=0)
+    assert (size(ours - x, norm) > 0.05).all()
+
+
+# ---------------------------------------------------------------------------------------------- the jobs
+
+def checkpoint_of(model, **arguments):
+    return {'arguments': arguments, 'state_dict': model.state_dict()}
+
+
+def test_both_inputs_are_the_classifiers_own():
+    """Unattacked, either way of feeding it gives what training.py's evaluation gives; the proximal map takes part."""
+    torch.manual_seed(0)
+    model = LSTMClassifier(epsilon=5.0)
+    nn.init.normal_(model.lstm.weight_ih_l0, std=0.5)
+    _, test = load_data(ROOT / 'data' / 'JV_uci.mat', 128)
+    x, _, lengths = test[0]
+    model.eval()
+    expected = {'Prox': model(x, lengths, mode='ProxLSTM', epsilon=5.0), 'Prox control': model(x, lengths)}
+    assert not torch.allclose(*expected.values(), atol=1e-3)
+    for name, logits in expected.items():
+        for on in ('raw', 'normalised'):
+            f, given = attacks.classifier(name, checkpoint_of(model, epsilon=5.0), on)
+            torch.testing.assert_close(f(given(x), lengths), logits, atol=1e-5, rtol=0)
+    f, given = attacks.classifier('base', checkpoint_of(model, epsilon=5.0), 'normalised')
+    assert not torch.allclose(f(2 * given(x), lengths), f(given(x), lengths))  # it is not normalised once more
+    right = eval_model(model, test)[2].sum().item()
+    assert attacks.count(attacks.survivors([(x, y, n) for x, y, n in test], model, lambda f, x, y, mask: x)) == right
+
+
+def test_the_sequence_job_counts_what_its_attacks_leave():
+    torch.manual_seed(0)
+    one, other = LSTMClassifier(), LSTMClassifier()
+    for model in (one, other):  # large weights: as sure and as touchy as a trained one
+        for p in model.parameters():
+            p.data *= 4
+    records = attacks.attack_sequences('Adv', 3, checkpoint_of(one), checkpoint_of(other), (0.1, attacks.CHECKED, 2.0), 3, 1, 3, 2)
+    found = {(r['input'], r['attack'], r['epsilon']): r['accuracy'] for r in records}
+    assert {(r['model'], r['seed']) for r in records} == {('Adv', 3)} and len(found) == len(records) == 2 * 7 + 3
+    for on in ('raw', 'normalised'):
+        pgd_curve = [found[on, 'none', 0.0], *(found[on, 'PGD', e] for e in (0.1, attacks.CHECKED, 2.0))]
+        assert pgd_curve == sorted(pgd_curve, reverse=True) and pgd_curve[-1] < pgd_curve[0]
+        assert found[on, 'noise', 2.0] > pgd_curve[-1]
+    _, test = load_data(ROOT / 'data' / 'JV_uci.mat', 128)
+    left = transfer = 0
+    for x, y, lengths in test:
+        mask = attacks.valid_steps(x, lengths)
+        still = torch.ones(len(y), dtype=torch.bool)
+        for e in (0, 0.1, attacks.CHECKED):
+            changed = pgd(lambda x: one.eval()(x, lengths), x, y, e, 3, norm=2, mask=mask)
+            still &= one(changed, lengths).argmax(1) == y
+        left += still.sum().item()
+        made = pgd(lambda x: other.eval()(x, lengths), x, y, attacks.CHECKED, 3, norm=2, mask=mask, stop=False)
+        transfer += ((one(x, lengths).argmax(1) == y) & (one(made, lengths).argmax(1) == y)).sum().item()
+    assert found['raw', 'PGD', attacks.CHECKED] == left / 370
+    assert abs(found['raw', 'PGD, transferred', attacks.CHECKED] - transfer / 370) < 0.02
+    assert found['raw', 'PGD, more steps', attacks.CHECKED] <= found['raw', 'PGD, restarts', attacks.CHECKED] <= left / 370
+
+
+def test_differences_are_paired_with_their_own_control():
+    values = {'base': (90, 80), 'Adv control': (50, 60), 'Adv': (53, 61), 'Prox control': (10, 20), 'Prox': (12, 20),
+              'AMP': (15, 21), 'SAM': (10, 20), 'best recipe': (99, 99)}
+    records = [{'model': name, 'seed': seed, 'input': 'raw', 'attack': attack, 'epsilon': epsilon, 'accuracy': pair[seed] / 100}
+               for name, pair in values.items() for seed in (0, 1)
+               for attack, epsilon in (('none', 0.0), ('noise', 0.5), ('PGD', 0.5))]
+    table = attacks.sequences_table(records, 'raw')
+    assert '| *Adv minus Adv control* | +2.0 ± 1.4 |' in table and '| *AMP minus Prox control* | +3.0 ± 2.8 |' in table
+    assert '| best recipe | 99.0 ± 0.0 | 99.0 ± 0.0 | 99.0 ± 0.0 |' in table
+
+
+def arguments(tmp_path, **settings):
+    (tmp_path / 'checkpoints' / 'companions').mkdir(parents=True)
+    return argparse.Namespace(output_dir=tmp_path, jobs=1, seeds=1, **settings)
+
+
+def test_what_is_there_is_read_and_what_is_of_another_config_made_anew(tmp_path):
+    args, calls = arguments(tmp_path), []
+
+    def make(value):
+        calls.append(value)
+        return {'arguments': {}, 'state_dict': {'x': torch.tensor(value)}}
+
+    def obtain(epochs, value):
+        return common.obtained(args, {'a': ({'epochs': epochs}, make, {'value': value})}, '')['a']['state_dict']['x']
+
+    assert obtain(1, 5) == 5 and obtain(1, 6) == 5 and obtain(2, 7) == 7 and calls == [5, 7]
+    path = tmp_path / 'checkpoints' / 'companions' / 'a.pt'
+    path.write_bytes(path.read_bytes()[:-9])
+    assert obtain(2, 8) == 8
+
+
+def test_training_pys_models_are_taken_where_they_fit(tmp_path):
+    args = arguments(tmp_path)
+    _, settings = get_args([])
+    train, _ = load_data()
+    own = common.assignment_models(args, ('base',), epochs=1)['base', 0]
+    run = {'mode': 'plain', 'epsilon': 0.0, 'seed': 0, 'variant': '', 'hyperparameters': hyperparameters(settings, 'plain', 1)}
+    entry = {**run, 'history': {'train_loss': [1.0]}, 'diverged': None}
+    config = {'data_sha256': common.data_digest(), 'torch': torch.__version__, 'seeds': 8}
+    model = LSTMClassifier()
+    saved = {'arguments': {**model_arguments(settings, train), 'epsilon': 0.0}, 'state_dict': model.state_dict(), 'run': entry}
+
+    def taken(**changed):
+        Runs(tmp_path / 'checkpoints', {**config, **changed.pop('config', {})}).save(
+            run_name(run), {**saved, 'run': {**entry, **changed}})
+        weight = common.assignment_models(args, ('base',), epochs=1)['base', 0]['state_dict']['conv.weight']
+        assert torch.equal(weight, model.conv.weight) or torch.equal(weight, own['state_dict']['conv.weight'])
+        return torch.equal(weight, model.conv.weight)
+
+    assert taken()
+    assert not taken(config={'data_sha256': 'other'}) and not taken(history={'train_loss': []})
+    assert not taken(hyperparameters={**run['hyperparameters'], 'lr': 0.1})
+
+
+# ---------------------------------------------------------------------------------------------- images and programs
+
+def test_cifar10_is_read_and_a_damaged_batch_named(tmp_path):
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (6, 2, 3073), dtype=np.uint8)
+    records[:, :, 0] %= 10
+    names = [*(f'data_batch_{k}.bin' for k in range(1, 6)), 'test_batch.bin']
+    for name, record in zip(names, records):
+        (tmp_path / name).write_bytes(record.tobytes())
+    data = images.cifar10(tmp_path)
+    assert data.train.shape == (10, 3, 32, 32) and data.train.dtype == torch.float32
+    assert data.train_labels.tolist() == records[:5, :, 0].ravel().tolist()
+    assert data.test[1, 2, 3, 4].item() == pytest.approx(records[5, 1, 1 + 2 * 1024 + 3 * 32 + 4] / 255)
+    (tmp_path / names[2]).write_bytes(records[2].tobytes()[:-1])
+    with pytest.raises(ValueError, match='data_batch_3.bin: not a CIFAR-10 batch'):
+        images.cifar10(tmp_path)
+    (tmp_path / names[0]).unlink()
+    with pytest.raises(FileNotFoundError, match='data_batch_1.bin: no such file'):
+        images.cifar10(tmp_path)
+
+
+def test_traffic_signs_are_read_by_their_boxes(tmp_path):
+    from PIL import Image
+    header = 'Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n'
+    for folder, table, label in (('Final_Training/Images/00000', 'GT-00000.csv', 0), ('Final_Training/Images/00001', 'GT-00001.csv', 1),
+                                 ('Final_Test/Images', 'GT-final_test.csv', 1)):
+        path = tmp_path / folder
+        path.mkdir(parents=True)
+        pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+        pixels[5:15, 10:20] = 255, 51, 0  # the sign
+        Image.fromarray(pixels).save(path / '00000.ppm')
+        (path / table).write_text(f'{header}00000.ppm;30;20;10;5;20;15;{label}\n')
+    data = images.gtsrb(tmp_path)
+    assert data.train.shape == (2, 3, 32, 32) and data.train_labels.tolist() == [0, 1] and data.test_labels.tolist() == [1]
+    torch.testing.assert_close(data.test[0], torch.tensor([1, 0.2, 0])[:, None, None].expand(3, 32, 32))
+    (tmp_path / 'Final_Test/Images/GT-final_test.csv').write_text('Filename,ClassId\n00000.ppm,1\n')
+    with pytest.raises(ValueError, match='GT-final_test.csv: expected columns Filename'):
+        images.gtsrb(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no images, expected'):
+        images.gtsrb(tmp_path / 'nowhere')
+
+
+def program(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['attacks.py', *map(str, arguments)])
+    attacks.main()
+
+
+def test_the_program_in_little(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('sklearn')
+    program(monkeypatch, '--dry-run', '--jobs', 1, '--output-dir', tmp_path)
+    out = capsys.readouterr().out
+    written = {name: json.loads((tmp_path / 'plots' / f'attacks_{name}.json').read_text())['runs'] for name in ('images', 'sequences')}
+    assert attacks.images_table(written['images']) in out and attacks.masking_table(written['sequences']) in out
+    assert all(attacks.sequences_table(written['sequences'], on) in out for on in ('raw', 'normalised'))
+    assert {r['model'] for r in written['sequences']} == {*attacks.MODELS, *attacks.CONTROLS}
+    assert {path.name for path in (tmp_path / 'plots').glob('*.png')} == {
+        'attacks_images.png', 'attacks_samples.png', 'attacks_smallest.png', 'attacks_sequences.png'}
+
+
+@pytest.mark.parametrize('given, words', [
+    (['images', '--cifar10', 'nowhere'], 'data_batch_1.bin: no such file'), (['--seeds', '0'], 'argument --seeds'),
+    (['sequences', '--cifar10', 'x'], 'argument --cifar10'), (['--output-dir', ROOT / 'README.md'], 'README.md')])
+def test_bad_input_is_one_sentence(given, words, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        program(monkeypatch, *given)
+    assert end.value.code == 2 and words in capsys.readouterr().err

@@ -170,7 +170,6 @@ def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
         promise = torch.where(free, g * (end - x), -1).flatten(1)
         chosen = F.one_hot(promise.argmax(1), promise.shape[1]).bool().view_as(x) & free
         x = where_standing(logits, labels, torch.where(chosen, end, x), x)
-        free = free & ~chosen
     return x
 
 

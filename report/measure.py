@@ -1,6 +1,6 @@
 """The reference run: everything that the report is made of, but the pictures and the text (write.py).
 
-    python report/measure.py                     # all of it, some three hours on two cores
+    python report/measure.py                     # all of it, some four hours on two cores
     python report/measure.py sweep unseen        # or only some parts
 
 sweep     sections 2 to 6 of the assignment with training.py, eight seeds: results.json and its figures
@@ -11,6 +11,8 @@ search    cross-validation of the base model's settings and of the placements, w
 tune      training.py --tune adv and --tune prox
 best      companions/best.py: the search for the recipe, and its test with eight seeds
 peers     benchmarks/accuracy.py (requirements-benchmarks.txt)
+amp       companions/amp.py: ε and ζ by cross-validation, then eight seeds (requirements-companions.txt)
+attacks   companions/attacks.py on the sweep's, amp's and the best recipe's models (requirements-companions.txt)
 others    training.py on two other data sets that come with aeon (requirements-data.txt)
 
 What the programs write comes to checkpoints/report/ and from there to this folder; where there is something already, the
@@ -286,6 +288,17 @@ def peers():
     keep(OUTPUT / 'accuracy.json')
 
 
+def amp():
+    program(ROOT / 'companions' / 'amp.py', '--tune', '--output-dir', OUTPUT)
+    program(ROOT / 'companions' / 'amp.py', '--seeds', str(SEEDS), '--output-dir', OUTPUT)
+    keep(*(OUTPUT / 'plots' / name for name in ('tune_amp.json', 'amp.json', 'amp.png')))
+
+
+def attacks():
+    program(ROOT / 'companions' / 'attacks.py', '--seeds', str(SEEDS), '--output-dir', OUTPUT)
+    keep(*sorted((OUTPUT / 'plots').glob('attacks_*')))
+
+
 def others():
     """Three seeds, the settings of Japanese Vowels."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -296,8 +309,8 @@ def others():
         shutil.copyfile(output / 'plots' / 'results.json', REPORT / f'{name}.json')
 
 
-PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search, tune, best,
-                                                            peers, others)}
+PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search, tune, best, peers, amp, attacks,
+                                                      others)}
 
 
 def main():

@@ -1,10 +1,10 @@
-"""Write the report: its tables and figures from the files of the reference run, its text from template.md.
+"""Write the report and the companions' page: tables and figures from the files of the reference run, text from templates.
 
-    python report/write.py                   # README.md and the figures of this folder anew
-    python report/write.py --check           # status 1 if README.md is not what the files give
+    python report/write.py                   # both pages and the figures of this folder anew
+    python report/write.py --check           # status 1 if a page is not what the files give
 
-template.md is the text, written by hand; every measured number in it stands as an expression in {{ }}, evaluated here
-with the names of `names()`. measure.py writes the files.
+template.md and template_companions.md are the texts, written by hand; every measured number in them stands as an expression in
+{{ }}, evaluated here with the names of `names()` and `names_of_companions()`. measure.py writes the files.
 """
 
 import argparse
@@ -24,6 +24,8 @@ REPORT = Path(__file__).resolve().parent
 ROOT = REPORT.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
 
+import amp  # noqa: E402
+import attacks  # noqa: E402
 from accuracy import accuracy_table, comparisons, holm  # noqa: E402
 from best import search_table  # noqa: E402
 from measure import OTHERS  # noqa: E402
@@ -465,25 +467,88 @@ def names():
         'others': {name: closing_table(read_results(REPORT / f'{name}.json')[1]) for name in OTHERS}}
 
 
-def render():
+# ---------------------------------------------------------------------------------------------- the companions' page
+
+def names_of_companions():
+    """What template_companions.md can use."""
+    pictures, sequences = load('attacks_images')['runs'], load('attacks_sequences')['runs']
+    compared, tuned = load('amp'), load('tune_amp')['runs']
+
+    def picture(meaning, attack, epsilon, what='accuracy'):
+        """Of the digits under an attack: accuracy or share that is readable, in per cent, or the mean L2 size of the change."""
+        accuracy, _, moved, readable = attacks.over_seeds(pictures, meaning=meaning, attack=attack)[epsilon]
+        return moved if what == 'moved' else 100 * {'accuracy': accuracy, 'readable': readable}[what]
+
+    def legible(meaning, attack):
+        """The largest ε of the grid up to which the pictures stay readable."""
+        return max(epsilon for epsilon, (*_, readable) in attacks.over_seeds(pictures, meaning=meaning, attack=attack).items()
+                   if readable >= attacks.READABLE)
+
+    def sequence(model, on, attack, epsilon):
+        return 100 * attacks.accuracies(sequences, model, on, attack, epsilon)
+
+    def gain(model, on, attack, epsilon, control=None):
+        return Effect(f'{model}, {on}, {epsilon:g}', sequence(model, on, attack, epsilon),
+                      sequence(control or attacks.CONTROLS[model], on, attack, epsilon))
+
+    methods = [model for model in attacks.CONTROLS if model != 'best recipe']
+    epsilons = sorted({r['epsilon'] for r in sequences if r['attack'] == 'PGD'})
+    gains = corrected([gain(model, on, 'PGD', epsilon) for model in methods for on in ('normalised', 'raw')
+                       for epsilon in epsilons])
+
+    def gains_table():
+        lines = [f'| | input | {" | ".join(f"ε = {epsilon:g}" for epsilon in epsilons)} |', '|---' * (2 + len(epsilons)) + '|']
+        for model in methods:
+            for on in ('normalised', 'raw'):
+                cells = [gains[f'{model}, {on}, {epsilon:g}'] for epsilon in epsilons]
+                cells = [f'{e.mean:+.1f} ± {e.deviation:.1f}, {p_text(e.p_holm)}' for e in cells]
+                lines.append(f'| {model} minus {attacks.CONTROLS[model]} | {on} | {" | ".join(cells)} |')
+        return '\n'.join(lines)
+
+    def comparison(job, method, what, against='plain'):
+        runs = {(r['method'], r['seed']): r for r in compared['runs'] if r['job'] == job}
+        seeds = sorted({seed for _, seed in runs})
+        return Effect(method, *(100 * np.array([amp.measured(runs[m, seed])[0][what] for seed in seeds])
+                                for m in (method, against)))
+
+    def flatness(job, method, radius):
+        """Mean training loss at that distance from the weights."""
+        return np.mean([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
+                        if r['job'] == job and r['method'] == method])
+
+    return {'np': np, 'p_text': p_text, 'CHOSEN': amp.CHOSEN, 'math': math, 'picture': picture, 'legible': legible, 'sequence': sequence, 'gain': gain, 'gains': gains,
+            'gains_table': gains_table, 'images_table': attacks.images_table(pictures), 'comparison': comparison,
+            'flatness': flatness, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
+            'sequences_table': {on: attacks.sequences_table(sequences, on) for on in ('normalised', 'raw')},
+            'masking_table': attacks.masking_table(sequences),
+            'amp_table': {job: amp.comparison_table(compared['runs'], job) for job in ('sequences', 'digits')},
+            'amp_tuning': {job: amp.tuning_table(tuned, job) for job in ('sequences', 'digits')}}
+
+
+PAGES = {REPORT / 'README.md': ('template.md', names), ROOT / 'companions' / 'README.md': ('template_companions.md', names_of_companions)}
+
+
+def render(page):
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    return environment.from_string((REPORT / 'template.md').read_text(encoding='utf-8')).render(names())
+    template, names_of_page = PAGES[page]
+    return environment.from_string((REPORT / template).read_text(encoding='utf-8')).render(names_of_page())
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Write report/README.md and its figures.')
-    parser.add_argument('--check', action='store_true', help='write nothing; status 1 if README.md would change')
+    parser = argparse.ArgumentParser(description='Write report/README.md, companions/README.md and their figures.')
+    parser.add_argument('--check', action='store_true', help='write nothing; status 1 if a page would change')
     args = parser.parse_args()
-    page = render()
+    pages = {path: render(path) for path in PAGES}
     if args.check:
-        sys.exit(0 if (REPORT / 'README.md').read_text(encoding='utf-8') == page else
-                 'report/README.md is not what the files give: run python report/write.py')
+        changed = [str(path.relative_to(ROOT)) for path, page in pages.items() if path.read_text(encoding='utf-8') != page]
+        sys.exit(f'{" and ".join(changed)}: not what the files give, run python report/write.py' if changed else 0)
     plot_epsilon(REPORT / 'epsilon.png')
     plot_inside(REPORT / 'inside.png')
     plot_spikes(REPORT / 'spikes.png')
     plot_effects(REPORT / 'placements.png', EFFECTS['placements'])
     plot_placements(REPORT / 'dropout_batch_norm.png')
-    write(REPORT / 'README.md', page.encode())
+    for path, page in pages.items():
+        write(path, page.encode())
 
 
 if __name__ == '__main__':

@@ -401,7 +401,7 @@ def classifier(name, checkpoint, on):
 def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts, more_steps, draws):
     """Attack one model on UCI's 370 test sequences, on both inputs. Returns records.
 
-    'noise' is the mean over `draws`. 'PGD' counts what stands at this and every smaller ε. At ε = CHECKED on the raw input,
+    'noise' is the mean over `draws`. 'PGD' counts what is right before and at this and every smaller ε. At ε = CHECKED on the raw input,
     'PGD, restarts' goes on from there with random starts, 'PGD, more steps' from those, and 'PGD, transferred' is what
     was made with the control's gradients instead.
     """
@@ -419,7 +419,7 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
         f, given = found
         points = [(given(x), y, lengths) for x, y, lengths in test]
         generator = torch.Generator().manual_seed(seed)
-        standing = survivors(points, f, lambda f, x, y, mask: x)
+        standing = unattacked = survivors(points, f, lambda f, x, y, mask: x)
         add('none', 0.0, count(standing))
         for epsilon in epsilons:
             noisy = [count(survivors(points, f, lambda f, x, y, mask: noise(x, epsilon, norm=2, mask=mask, generator=generator)))
@@ -437,7 +437,7 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
                 add('PGD, more steps', epsilon, count(left))
                 if control is not None:
                     g, _ = classifier(CONTROLS[name], control, on)
-                    add('PGD, transferred', epsilon, count(transferred(points, f, g, epsilon, steps)))
+                    add('PGD, transferred', epsilon, count(transferred(unattacked, f, g, epsilon, steps)))
     return records
 
 

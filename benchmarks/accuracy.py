@@ -19,7 +19,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import torch
 from scipy.stats import wilcoxon
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +56,6 @@ def padded(sequences, steps):
 
 def compare(name, sequences, labels, part, fresh, seed, epochs):
     """Fit classifier `name` on the training part: its accuracy on the rest, and the seconds of fit and predict."""
-    torch.set_num_threads(1)
     train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
     start = time.perf_counter()
     if name in OURS:

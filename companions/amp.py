@@ -177,8 +177,6 @@ def train_sequence_classifier(base, settings, seed, train, epochs, test=None):
 
     Returns a checkpoint; with `test`, batches, its 'history' is the accuracy on them after each epoch.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LSTMClassifier(**base['arguments'])
@@ -202,7 +200,6 @@ def train_sequence_classifier(base, settings, seed, train, epochs, test=None):
                 optimizer.step(closure)
             if test is not None:
                 history.append(eval_model(model, test)[1])
-    torch.set_num_threads(threads)
     return {'arguments': base['arguments'], 'state_dict': model.state_dict(), 'history': history}
 
 
@@ -235,7 +232,6 @@ def sequences_job(args):
 
 
 def describe_sequence_classifier(method, seed, checkpoint):
-    torch.set_num_threads(1)
     model = LSTMClassifier(**checkpoint['arguments'])
     model.load_state_dict(checkpoint['state_dict'])
     (inputs, targets, lengths), = load_data(DEFAULT_PATH, 270)[0]

@@ -24,6 +24,7 @@ plots/attacks_*.png and .json; models come from checkpoints/ or are trained into
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -401,17 +402,17 @@ def classifier(name, checkpoint, on):
 def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts, more_steps, draws):
     """Attack one model on UCI's 370 test sequences, on both inputs. Returns records.
 
-    'noise' is the mean over `draws`. 'PGD' counts what is right before and at this and every smaller ε. At ε = CHECKED on the raw input,
-    'PGD, restarts' goes on from there with random starts, 'PGD, more steps' from those, and 'PGD, transferred' is what
-    was made with the control's gradients instead.
+    'noise' is the mean over `draws`. 'PGD' counts what is right before and at this and every smaller ε. At ε = CHECKED on
+    the raw input, 'PGD, restarts' goes on from there with random starts, 'PGD, more steps' from those, and 'PGD,
+    transferred' is what was made with the control's gradients instead.
     """
-    torch.set_num_threads(1)
     _, test = load_data(ROOT / 'data' / 'JV_uci.mat', EVALUATION_BATCH)
     total = sum(len(batch.targets) for batch in test)
     records = []
 
     def add(attack, epsilon, right):
-        records.append({'model': name, 'seed': seed, 'input': on, 'attack': attack, 'epsilon': epsilon, 'accuracy': right / total})
+        records.append({'model': name, 'seed': seed, 'input': on, 'attack': attack, 'epsilon': epsilon,
+                        'accuracy': right / total})
 
     for on in ('normalised', 'raw'):
         if (found := classifier(name, checkpoint, on)) is None:
@@ -419,46 +420,44 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
         f, given = found
         points = [(given(x), y, lengths) for x, y, lengths in test]
         generator = torch.Generator().manual_seed(seed)
-        standing = unattacked = survivors(points, f, lambda f, x, y, mask: x)
+        standing = unattacked = survivors(points, f, nothing)
         add('none', 0.0, count(standing))
         for epsilon in epsilons:
-            noisy = [count(survivors(points, f, lambda f, x, y, mask: noise(x, epsilon, norm=2, mask=mask, generator=generator)))
-                     for _ in range(draws)]
-            add('noise', epsilon, np.mean(noisy).item())
-            standing = survivors(standing, f, lambda f, x, y, mask: pgd(f, x, y, epsilon, steps, norm=2, mask=mask))
+            draw = partial(noisy, epsilon=epsilon, norm=2, generator=generator)
+            add('noise', epsilon, np.mean([count(survivors(points, f, draw)) for _ in range(draws)]).item())
+            push = partial(pgd, epsilon=epsilon, norm=2)
+            standing = survivors(standing, f, partial(push, steps=steps))
             add('PGD', epsilon, count(standing))
             if on == 'raw' and epsilon == CHECKED:
                 left = standing
                 for _ in range(restarts):
-                    left = survivors(left, f, lambda f, x, y, mask: pgd(f, x, y, epsilon, steps, norm=2, mask=mask,
-                                                                        generator=generator))
+                    left = survivors(left, f, partial(push, steps=steps, generator=generator))
                 add('PGD, restarts', epsilon, count(left))
-                left = survivors(left, f, lambda f, x, y, mask: pgd(f, x, y, epsilon, more_steps, norm=2, mask=mask))
-                add('PGD, more steps', epsilon, count(left))
+                add('PGD, more steps', epsilon, count(survivors(left, f, partial(push, steps=more_steps))))
                 if control is not None:
                     g, _ = classifier(CONTROLS[name], control, on)
-                    add('PGD, transferred', epsilon, count(transferred(unattacked, f, g, epsilon, steps)))
+                    # Not stopped where the control is fooled: that point would hardly fool another.
+                    add('PGD, transferred', epsilon, count(survivors(unattacked, f, partial(push, steps=steps, stop=False), g)))
     return records
 
 
-def survivors(points, f, attack):
-    """Of `points`, batches (x, labels, lengths), those that f takes for their own after `attack`; unchanged."""
+def nothing(model, x, labels, mask):
+    return x
+
+
+def noisy(model, x, labels, epsilon, **arguments):
+    return noise(x, epsilon, **arguments)
+
+
+def survivors(points, f, attack, g=None):
+    """Of `points`, batches (x, labels, lengths), those that f takes for their own after an attack on f, or g; unchanged."""
     left = []
     for x, y, lengths in points:
-        changed = attack(lambda x: f(x, lengths), x, y, valid_steps(x, lengths))
+        changed = attack(lambda x: (g or f)(x, lengths), x, y, mask=valid_steps(x, lengths))
         with torch.no_grad():
             right = f(changed, lengths).argmax(1) == y
         if right.any():
             left.append((x[right], y[right], lengths[right]))
-    return left
-
-
-def transferred(points, f, g, epsilon, steps):
-    """Of `points`, those that f takes for their own after an attack on g, carried through to its last step."""
-    left = []
-    for x, y, lengths in points:
-        changed = pgd(lambda x: g(x, lengths), x, y, epsilon, steps, norm=2, mask=valid_steps(x, lengths), stop=False)
-        left += survivors([(x, y, lengths)], f, lambda *_: changed)
     return left
 
 

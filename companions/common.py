@@ -61,8 +61,23 @@ def carry_out(parser, work, *arguments):
 
 def in_parallel(jobs, function, tasks, description):
     """function(**task) of each task, in order, `jobs` at a time."""
-    parallel = joblib.Parallel(n_jobs=jobs, return_as='generator')
-    return list(tqdm(parallel(joblib.delayed(function)(**task) for task in tasks), total=len(tasks), desc=description))
+    return list(carried_out(jobs, [(function, task) for task in tasks], description))
+
+
+def carried_out(jobs, calls, description):
+    """The results of calls (function, its keyword arguments), one after the other, as they come to be known."""
+    results = joblib.Parallel(n_jobs=jobs, return_as='generator')(joblib.delayed(on_one_thread)(*call) for call in calls)
+    return tqdm(results, total=len(calls), desc=description)
+
+
+def on_one_thread(function, arguments):
+    """function(**arguments), so that the numbers do not depend on how many jobs there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(**arguments)
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ---------------------------------------------------------------------------------------------- models
@@ -81,11 +96,11 @@ def obtained(args, tasks, description):
             found[name] = saved
         else:
             lacking[name] = config, *call
-    parallel = joblib.Parallel(n_jobs=args.jobs, return_as='generator')
-    made = parallel(joblib.delayed(function)(**arguments) for _, function, arguments in lacking.values())
-    for checkpoint, name in zip(tqdm(made, total=len(lacking), desc=description, disable=not lacking), lacking):
-        Runs(folder, lacking[name][0]).save(name, {'run': name, **checkpoint})
-        found[name] = checkpoint
+    if lacking:
+        made = carried_out(args.jobs, [call for _, *call in lacking.values()], description)
+        for checkpoint, (name, (config, *_)) in zip(made, lacking.items()):
+            Runs(folder, config).save(name, {'run': name, **checkpoint})
+            found[name] = checkpoint
     return {name: found[name] for name in tasks}
 
 

@@ -113,9 +113,7 @@ class SmallCNN(nn.Module):
 
 
 def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16):
-    """Train a SmallCNN on one thread: `make_optimizer(model)` makes what steps by a closure. Returns it, in evaluation mode."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Train a SmallCNN: `make_optimizer(model)` makes what steps by a closure. Returns it, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SmallCNN(data.train.shape[1], data.classes, width)
@@ -130,7 +128,6 @@ def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16):
                     return loss
 
                 optimizer.step(closure)
-    torch.set_num_threads(threads)
     return model.eval()
 
 

@@ -216,17 +216,17 @@ def test_groups_and_schedules_reach_the_base_optimizer():
 
 
 def test_a_parameter_without_a_gradient_and_a_gradient_of_zero_are_left_alone():
-    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(2))
     optimizer = AMP([used, unused], 0.1, epsilon=0.5, inner_lr=math.inf)
 
     def closure():
         optimizer.zero_grad()
-        loss = 0 * used.sum()
+        loss = used.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    assert torch.equal(used, torch.ones(2)) and torch.equal(unused, torch.ones(2))
+    assert torch.equal(used, torch.zeros(2)) and torch.equal(unused, torch.ones(2))
 
 
 @pytest.mark.parametrize('arguments, words', [

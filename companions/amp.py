@@ -45,10 +45,10 @@ from training import (EVALUATION_BATCH, OPTIMISER, eval_model, fold_batches, get
                       positive_int, records_json, save_figure, spread, stratified_folds, train_run)
 
 # What is compared: the arguments of AMP, those of AMP and SAM as --tune chose them (companions/README.md).
-CHOSEN = {'sequences': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 1.0},
-                        'SAM': {'epsilon': 0.1, 'inner_lr': math.inf}},
-          'images': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 1.0},
-                     'SAM': {'epsilon': 0.1, 'inner_lr': math.inf}}}
+CHOSEN = {'sequences': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 3.0},
+                        'SAM': {'epsilon': 0.3, 'inner_lr': math.inf}},
+          'images': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.1, 'inner_lr': 3.0},
+                     'SAM': {'epsilon': 0.03, 'inner_lr': math.inf}}}
 METHODS = tuple(CHOSEN['sequences'])
 CANDIDATES = [{'epsilon': 0.0}, *({'epsilon': epsilon, 'inner_lr': zeta} for zeta in (0.3, 1.0, 3.0) for epsilon in (0.1, 0.3, 1.0)),
               *({'epsilon': epsilon, 'inner_lr': math.inf} for epsilon in (0.03, 0.1, 0.3, 1.0))]

@@ -50,7 +50,8 @@ CHOSEN = {'sequences': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inne
           'images': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.1, 'inner_lr': 3.0},
                      'SAM': {'epsilon': 0.03, 'inner_lr': math.inf}}}
 METHODS = tuple(CHOSEN['sequences'])
-CANDIDATES = [{'epsilon': 0.0}, *({'epsilon': epsilon, 'inner_lr': zeta} for zeta in (0.3, 1.0, 3.0) for epsilon in (0.1, 0.3, 1.0)),
+CANDIDATES = [{'epsilon': 0.0},
+              *({'epsilon': epsilon, 'inner_lr': zeta} for zeta in (0.3, 1.0, 3.0) for epsilon in (0.1, 0.3, 1.0)),
               *({'epsilon': epsilon, 'inner_lr': math.inf} for epsilon in (0.03, 0.1, 0.3, 1.0))]
 RADII = 0.1, 0.3, 1.0  # distances from the weights at which the loss is looked at
 ATTACK = 0.5           # on images: L2 size of the PGD attack
@@ -98,12 +99,12 @@ class AMP(torch.optim.Optimizer):
         self._share()
 
     def _share(self):
-        # One state and one list of groups for both, so that schedulers and whoever else looks at this optimizer see the base's.
+        # One state and one list of groups for both, so that schedulers, which look at this optimizer, reach the base.
         self.state, self.param_groups = self.base_optimizer.state, self.base_optimizer.param_groups
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step on the minibatch of `closure`, which zeroes the gradients, computes the loss, calls backward and returns it.
+        """One step on the minibatch of `closure`, which zeroes the gradients, computes the loss, calls backward, returns it.
 
         Returns the loss at θ. The weights are θ again, bit for bit, before the base optimizer's step, and if the closure
         raises.
@@ -377,7 +378,8 @@ def tune(args):
 
 def tuning_table(records, job):
     """Markdown: accuracy on the held-out folds, and the paired difference to ε = 0."""
-    lines = ['| method | ε | ζ | accuracy on held-out folds (%) | minus plain (mean ± standard error) |', '|---|---|---|---|---|']
+    lines = ['| method | ε | ζ | accuracy on held-out folds (%) | minus plain (mean ± standard error) |',
+             '|---|---|---|---|---|']
     rows = {}
     for r in records:
         if r['job'] == job:
@@ -407,7 +409,7 @@ def get_args(argv=None):
                         'Recognition Benchmark')
     parser.add_argument('--epochs', type=positive_int, default=EPOCHS, help='of the sequence classifiers')
     parser.add_argument('--image-epochs', type=positive_int, default=20, help='of the network for images')
-    parser.add_argument('--width', type=positive_int, default=16, help='of the network for images: channels of its first layer')
+    parser.add_argument('--width', type=positive_int, default=16, help='of that network: channels of its first layer')
     parser.add_argument('--tune', action='store_true', help='cross-validate ε and ζ within the training sets, instead')
     parser.add_argument('--folds', type=positive_int, default=5)
     parser.add_argument('--repeats', type=positive_int, default=3)

@@ -26,6 +26,7 @@ import argparse
 import math
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -225,7 +226,7 @@ GRIDS = {
                'L∞': (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4), 'L0': (1, 2, 3, 4, 6, 8)},
     'CIFAR-10': {'step': (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1), 'L2': (0.05, 0.1, 0.25, 0.5, 1, 2),
                  'L∞': tuple(k / 255 for k in (1, 2, 4, 8, 16)), 'L0': (1, 2, 4, 8, 16, 32)}}
-READABLE = 0.95  # of the pictures
+READABLE, ENOUGH = 0.95, 0.05  # shares of the pictures: still legible; still right where an attack has done its work
 
 
 def attack_images(data, seed, epochs, width, count):
@@ -261,37 +262,51 @@ def nearest_is_right(data, x, labels):
     return (data.train_labels[nearest] == labels).float().mean().item()
 
 
+class Point(NamedTuple):
+    """An attack at one ε, over seeds; shares from 0 to 1."""
+    accuracy: float
+    deviation: float  # of the accuracy
+    moved: float
+    readable: float   # NaN where nobody can read
+
+
 def over_seeds(records, **wanted):
-    """{ε: (mean accuracy, its deviation, mean moved, mean readable)} of the records that have what is wanted."""
+    """{ε: Point} of the records that have what is wanted."""
     groups = {}
     for r in records:
         if wanted.items() <= r.items():
-            groups.setdefault(r['epsilon'], []).append([r['accuracy'], r['moved'], math.nan if r['readable'] is None else r['readable']])
-    return {epsilon: (*np.mean(rows, 0)[:1], np.std(rows, 0, ddof=1)[0] if len(rows) > 1 else 0.0, *np.mean(rows, 0)[1:])
-            for epsilon, rows in groups.items()}
+            groups.setdefault(r['epsilon'], []).append(r)
+    points = {}
+    for epsilon, group in groups.items():
+        accuracy = [r['accuracy'] for r in group]
+        readable = [math.nan if r['readable'] is None else r['readable'] for r in group]
+        points[epsilon] = Point(np.mean(accuracy), np.std(accuracy, ddof=1) if len(group) > 1 else 0.0,
+                                np.mean([r['moved'] for r in group]), np.mean(readable))
+    return points
 
 
 def images_table(records):
-    """Markdown: for each attack, the bound from which on it leaves less than half and a twentieth; what it moves; legibility."""
-    clean, = over_seeds(records, attack='none').values()
-    lines = [f'| ε is | attack | ε at which accuracy is below 50 % | … below 5 % | L2 size of the change there | readable there (%) | '
-             f'largest ε at which {100 * READABLE:.0f} % are readable | accuracy there (%) |', '|---|---|---|---|---|---|---|---|']
+    """Markdown: for each attack, what it takes to leave less than half and a twentieth, and what it leaves legibly."""
+    lines = ['| ε is | attack | ε that leaves below 50 % | below 5 % | L2 size of the change there | readable there (%) | '
+             f'largest ε with {100 * READABLE:.0f} % readable | accuracy there (%) |', '|---|---|---|---|---|---|---|---|']
     for meaning, attacks in ATTACKS.items():
         for name in attacks:
             curve = over_seeds(records, meaning=meaning, attack=name)
-            half = next((e for e, (accuracy, *_) in curve.items() if accuracy < 0.5), None)
-            end = next((e for e, (accuracy, *_) in curve.items() if accuracy < 0.05), None)
-            legible = [e for e, (*_, readable) in curve.items() if readable >= READABLE]
-            cells = [meaning, name, *('' if e is None else f'{e:g}' for e in (half, end)),
-                     *(('', '') if end is None else (f'{curve[end][2]:.2f}', f'{100 * curve[end][3]:.0f}')),
-                     *((f'{legible[-1]:g}', f'{100 * curve[legible[-1]][0]:.1f} ± {100 * curve[legible[-1]][1]:.1f}')
-                       if legible else ('', ''))]
+            half, end = (next((e for e, point in curve.items() if point.accuracy < x), None) for x in (0.5, ENOUGH))
+            cells = [meaning, name, *('' if e is None else f'{e:g}' for e in (half, end)), '', '', '', '']
+            if end is not None:
+                cells[4:6] = f'{curve[end].moved:.2f}', f'{100 * curve[end].readable:.0f}'
+            if legible := [e for e, point in curve.items() if point.readable >= READABLE]:
+                point = curve[legible[-1]]
+                cells[6:8] = f'{legible[-1]:g}', f'{100 * point.accuracy:.1f} ± {100 * point.deviation:.1f}'
             lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines) + f'\n\nUnattacked: accuracy {100 * clean[0]:.1f} ± {100 * clean[1]:.1f} %, readable {100 * clean[3]:.1f} %.'
+    clean, = over_seeds(records, attack='none').values()
+    return '\n'.join(lines) + (f'\n\nUnattacked: accuracy {100 * clean.accuracy:.1f} ± {100 * clean.deviation:.1f} %, '
+                               f'readable {100 * clean.readable:.1f} %.')
 
 
-STYLES = {'one-shot': 'o-', 'iterated': 's-', 'iterated, class looked up anew': 'v--', 'FGM': '^:', 'FGSM': '^:', 'PGD': 'D-', 'noise': 'x--',
-          'few pixels': 'P-'}
+STYLES = {'one-shot': 'o-', 'iterated': 's-', 'iterated, class looked up anew': 'v--', 'FGM': '^:', 'FGSM': '^:',
+          'PGD': 'D-', 'noise': 'x--', 'few pixels': 'P-'}
 COLORS = {attack: f'C{k - (k > 3)}' for k, attack in enumerate(STYLES)}  # FGM and FGSM have one
 
 
@@ -304,7 +319,8 @@ def plot_curves(path, records, name):
             curve = {0: clean} | over_seeds(records, meaning=meaning, attack=attack)
             accuracy, deviation, moved, _ = (100 * np.array(column) for column in zip(*curve.values()))
             color = COLORS[attack]
-            ax.errorbar(list(curve), accuracy, deviation, fmt=STYLES[attack], color=color, capsize=2, markersize=5, label=attack)
+            ax.errorbar(list(curve), accuracy, deviation, fmt=STYLES[attack], color=color, capsize=2, markersize=5,
+                        label=attack)
             if meaning == 'step' and 'anew' not in attack:  # the same against what they move in all
                 axes[1].errorbar(moved / 100, accuracy, deviation, fmt=STYLES[attack][0] + ':', color=color, alpha=0.45,
                                  markersize=5, label=f"{attack}, the first panel's; its mean size")
@@ -339,7 +355,7 @@ def plot_smallest(path, data, model, records):
     for meaning, attacks in ATTACKS.items():
         for name, attack in attacks.items():
             curve = over_seeds(records, meaning=meaning, attack=name)
-            enough = [e for e, (accuracy, *_) in curve.items() if accuracy < 0.05]
+            enough = [e for e, point in curve.items() if point.accuracy < ENOUGH]
             if enough and 'anew' not in name:
                 rows.append((f'{name}\n{meaning} {enough[0]:g}', attack(model, x, y, enough[0])))
     plot_pictures(path, rows, y, model, 'Each attack at its smallest ε that leaves less than 5 % accuracy')
@@ -366,7 +382,8 @@ def images_job(args):
     records, models = zip(*in_parallel(args.jobs, attack_images, tasks, 'images'))
     records = sum(records, [])
     plots = args.output_dir / 'plots'
-    write(plots / 'attacks_images.json', records_json({'data': data.name, 'epochs': args.epochs, 'width': args.width}, records))
+    settings = {'data': data.name, 'epochs': args.epochs, 'width': args.width}
+    write(plots / 'attacks_images.json', records_json(settings, records))
     plot_curves(plots / 'attacks_images.png', records, data.name)
     plot_samples(plots / 'attacks_samples.png', data, models[0])
     plot_smallest(plots / 'attacks_smallest.png', data, models[0], records)
@@ -437,7 +454,8 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
                 if control is not None:
                     g, _ = classifier(CONTROLS[name], control, on)
                     # Not stopped where the control is fooled: that point would hardly fool another.
-                    add('PGD, transferred', epsilon, count(survivors(unattacked, f, partial(push, steps=steps, stop=False), g)))
+                    foreign = partial(push, steps=steps, stop=False)
+                    add('PGD, transferred', epsilon, count(survivors(unattacked, f, foreign, g)))
     return records
 
 
@@ -526,7 +544,8 @@ def plot_sequences(path, records):
         for k, name in enumerate(names):
             for attack, style in (('PGD', '-'), ('noise', ':')):
                 epsilons = sorted({r['epsilon'] for r in records if r['attack'] == attack})
-                y = [100 * accuracies(records, name, on, *point) for point in (('none', 0.0), *((attack, e) for e in epsilons))]
+                columns = ('none', 0.0), *((attack, epsilon) for epsilon in epsilons)
+                y = [100 * accuracies(records, name, on, *column) for column in columns]
                 if len(y[0]):
                     deviation = [v.std(ddof=1) if len(v) > 1 else 0 for v in y]
                     ax.errorbar([0, *epsilons], [v.mean() for v in y], deviation, color=f'C{k}', capsize=2,
@@ -571,7 +590,7 @@ def get_args(argv=None):
     parser.add_argument('--cifar10', type=Path, metavar='DIR', help='attack images of CIFAR-10, binary version, in this '
                         'folder (the first 1000 test images)', default=argparse.SUPPRESS)
     parser.add_argument('--epochs', type=positive_int, default=20, help='of the network for images')
-    parser.add_argument('--width', type=positive_int, default=16, help='of the network for images: channels of its first layer')
+    parser.add_argument('--width', type=positive_int, default=16, help='of that network: channels of its first layer')
     args = parser.parse_args(argv)
     if 'cifar10' not in args:
         args.cifar10 = None

@@ -132,7 +132,7 @@ def accuracy(probabilities, labels):
 # ---------------------------------------------------------------------------------------------- the search
 
 def cross_validate(candidates, sequences, labels, args):
-    """Fit each candidate (ingredients, mode, epsilon, members) on every fold; `members` models, of as many seeds, are averaged.
+    """Fit each candidate (ingredients, mode, epsilon, members) on every fold; `members` models, a seed each, are averaged.
 
     Returns accuracies, float [folds], by candidate.
     """

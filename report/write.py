@@ -475,14 +475,14 @@ def names_of_companions():
     compared, tuned = load('amp'), load('tune_amp')['runs']
 
     def picture(meaning, attack, epsilon, what='accuracy'):
-        """Of the digits under an attack: accuracy or share that is readable, in per cent, or the mean L2 size of the change."""
-        accuracy, _, moved, readable = attacks.over_seeds(pictures, meaning=meaning, attack=attack)[epsilon]
-        return moved if what == 'moved' else 100 * {'accuracy': accuracy, 'readable': readable}[what]
+        """Of the digits under an attack: accuracy, or the share that is readable, in per cent, or the change's mean L2 size."""
+        point = attacks.over_seeds(pictures, meaning=meaning, attack=attack)[epsilon]
+        return point.moved if what == 'moved' else 100 * getattr(point, what)
 
     def legible(meaning, attack):
         """The largest ε of the grid up to which the pictures stay readable."""
-        return max(epsilon for epsilon, (*_, readable) in attacks.over_seeds(pictures, meaning=meaning, attack=attack).items()
-                   if readable >= attacks.READABLE)
+        return max(epsilon for epsilon, point in attacks.over_seeds(pictures, meaning=meaning, attack=attack).items()
+                   if point.readable >= attacks.READABLE)
 
     def sequence(model, on, attack, epsilon):
         return 100 * attacks.accuracies(sequences, model, on, attack, epsilon)
@@ -516,7 +516,7 @@ def names_of_companions():
         return np.mean([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
                         if r['job'] == job and r['method'] == method])
 
-    return {'np': np, 'p_text': p_text, 'CHOSEN': amp.CHOSEN, 'math': math, 'picture': picture, 'legible': legible, 'sequence': sequence, 'gain': gain, 'gains': gains,
+    return {'p_text': p_text, 'picture': picture, 'legible': legible, 'sequence': sequence, 'gain': gain, 'gains': gains,
             'gains_table': gains_table, 'images_table': attacks.images_table(pictures), 'comparison': comparison,
             'flatness': flatness, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
             'sequences_table': {on: attacks.sequences_table(sequences, on) for on in ('normalised', 'raw')},
@@ -525,7 +525,8 @@ def names_of_companions():
             'amp_tuning': {job: amp.tuning_table(tuned, job) for job in ('sequences', 'digits')}}
 
 
-PAGES = {REPORT / 'README.md': ('template.md', names), ROOT / 'companions' / 'README.md': ('template_companions.md', names_of_companions)}
+PAGES = {REPORT / 'README.md': ('template.md', names),
+         ROOT / 'companions' / 'README.md': ('template_companions.md', names_of_companions)}
 
 
 def render(page):

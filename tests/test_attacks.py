@@ -168,11 +168,12 @@ def test_few_pixels_change_the_most_promising_ones():
 
     y = torch.tensor([0, 0])
     # Promises 1.5, 1.8, 1, 0.5 and 0.3, 0.2, 0.8, 0.5.
-    assert few_pixels(model, x, y, 1, valid_range=(0, 1)).tolist() == [pytest.approx([0.5, 0, 0, 0]), pytest.approx([0.9, 0.1, 1, 0])]
-    two = few_pixels(model, x, y, 2, valid_range=(0, 1))
-    assert two.tolist() == [pytest.approx([1, 0, 0, 0]), pytest.approx([0.9, 0.1, 1, 1])]
-    mask = torch.tensor([[False, True, True, True]])
-    assert few_pixels(model, x, y, 4, valid_range=(0, 1), mask=mask).tolist() == [pytest.approx([0.5, 0, 1, 1]), pytest.approx([0.9, 0, 1, 1])]
+    def changed(pixels, **mask):
+        return few_pixels(model, x, y, pixels, valid_range=(0, 1), **mask).flatten().tolist()
+
+    assert changed(1) == pytest.approx([0.5, 0, 0, 0, 0.9, 0.1, 1, 0])
+    assert changed(2) == pytest.approx([1, 0, 0, 0, 0.9, 0.1, 1, 1])
+    assert changed(4, mask=torch.tensor([[False, True, True, True]])) == pytest.approx([0.5, 0, 1, 1, 0.9, 0, 1, 1])
 
 
 def test_noise_is_of_its_size_and_of_its_seed():
@@ -207,7 +208,8 @@ def test_foolbox_agrees(norm):
     x = torch.rand(20, 1, 8, 8)
     y = model(x).argmax(1)
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device='cpu')
-    one, many = {2: (foolbox.attacks.FGM, foolbox.attacks.L2PGD), math.inf: (foolbox.attacks.FGSM, foolbox.attacks.LinfPGD)}[norm]
+    names = {2: ('FGM', 'L2PGD'), math.inf: ('FGSM', 'LinfPGD')}
+    one, many = (getattr(foolbox.attacks, name) for name in names[norm])
     raw, _, _ = one(random_start=False)(theirs, x, y, epsilons=0.1)
     torch.testing.assert_close(fgsm(model, x, y, 0.1, norm=norm, valid_range=(0, 1)), raw, atol=1e-5, rtol=0)
     raw, _, _ = many(abs_stepsize=0.02, steps=15, random_start=False)(theirs, x, y, epsilons=0.1)
@@ -248,7 +250,8 @@ def test_the_sequence_job_counts_what_its_attacks_leave():
     for model in (one, other):  # large weights: as sure and as touchy as a trained one
         for p in model.parameters():
             p.data *= 4
-    records = attacks.attack_sequences('Adv', 3, checkpoint_of(one), checkpoint_of(other), (0.1, attacks.CHECKED, 2.0), 3, 1, 3, 2)
+    records = attacks.attack_sequences('Adv', 3, checkpoint_of(one), checkpoint_of(other), (0.1, attacks.CHECKED, 2.0), 3,
+                                       restarts=1, more_steps=3, draws=2)
     found = {(r['input'], r['attack'], r['epsilon']): r['accuracy'] for r in records}
     assert {(r['model'], r['seed']) for r in records} == {('Adv', 3)} and len(found) == len(records) == 2 * 7 + 3
     for on in ('raw', 'normalised'):
@@ -268,14 +271,16 @@ def test_the_sequence_job_counts_what_its_attacks_leave():
         transfer += ((one(x, lengths).argmax(1) == y) & (one(made, lengths).argmax(1) == y)).sum().item()
     assert found['raw', 'PGD', attacks.CHECKED] == left / 370
     assert found['raw', 'PGD, transferred', attacks.CHECKED] == transfer / 370
-    assert attacks.valid_steps(torch.ones(2, 3, 4), torch.tensor([1, 3]))[..., 0].tolist() == [[True, False, False], [True] * 3]
+    mask = attacks.valid_steps(torch.ones(2, 3, 4), torch.tensor([1, 3]))
+    assert mask[:, :, 0].tolist() == [[True, False, False], [True, True, True]]
     assert found['raw', 'PGD, more steps', attacks.CHECKED] <= found['raw', 'PGD, restarts', attacks.CHECKED] <= left / 370
 
 
 def test_differences_are_paired_with_their_own_control():
     values = {'base': (90, 80), 'Adv control': (50, 60), 'Adv': (53, 61), 'Prox control': (10, 20), 'Prox': (12, 20),
               'AMP': (15, 21), 'SAM': (10, 20), 'best recipe': (99, 99)}
-    records = [{'model': name, 'seed': seed, 'input': 'raw', 'attack': attack, 'epsilon': epsilon, 'accuracy': pair[seed] / 100}
+    records = [{'model': name, 'seed': seed, 'input': 'raw', 'attack': attack, 'epsilon': epsilon,
+                'accuracy': pair[seed] / 100}
                for name, pair in values.items() for seed in (0, 1)
                for attack, epsilon in (('none', 0.0), ('noise', 0.5), ('PGD', 0.5))]
     table = attacks.sequences_table(records, 'raw')
@@ -351,7 +356,8 @@ def test_cifar10_is_read_and_a_damaged_batch_named(tmp_path):
 def test_traffic_signs_are_read_by_their_boxes(tmp_path):
     from PIL import Image
     header = 'Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n'
-    for folder, table, label in (('Final_Training/Images/00000', 'GT-00000.csv', 0), ('Final_Training/Images/00001', 'GT-00001.csv', 1),
+    for folder, table, label in (('Final_Training/Images/00000', 'GT-00000.csv', 0),
+                                 ('Final_Training/Images/00001', 'GT-00001.csv', 1),
                                  ('Final_Test/Images', 'GT-final_test.csv', 1)):
         path = tmp_path / folder
         path.mkdir(parents=True)
@@ -378,7 +384,8 @@ def test_the_program_in_little(tmp_path, monkeypatch, capsys):
     pytest.importorskip('sklearn')
     program(monkeypatch, '--dry-run', '--jobs', 1, '--output-dir', tmp_path)
     out = capsys.readouterr().out
-    written = {name: json.loads((tmp_path / 'plots' / f'attacks_{name}.json').read_text())['runs'] for name in ('images', 'sequences')}
+    written = {name: json.loads((tmp_path / 'plots' / f'attacks_{name}.json').read_text())['runs']
+               for name in ('images', 'sequences')}
     assert attacks.images_table(written['images']) in out and attacks.masking_table(written['sequences']) in out
     assert all(attacks.sequences_table(written['sequences'], on) in out for on in ('raw', 'normalised'))
     assert {r['model'] for r in written['sequences']} == {*attacks.MODELS, *attacks.CONTROLS}

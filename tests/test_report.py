@@ -23,20 +23,23 @@ from ProxLSTM import ProxLSTMCell  # noqa: E402
 from runs import Runs  # noqa: E402
 
 
-def test_the_page_is_what_the_files_give():
-    assert write.render() == (ROOT / 'report' / 'README.md').read_text(encoding='utf-8')
+@pytest.mark.parametrize('page', write.PAGES)
+def test_the_page_is_what_the_files_give(page):
+    assert write.render(page) == page.read_text(encoding='utf-8')
 
 
-def test_every_file_that_the_page_shows_is_there():
-    names = re.findall(r'\]\(([^):]+)\)', (ROOT / 'report' / 'README.md').read_text(encoding='utf-8'))
-    assert len(names) >= 8
+@pytest.mark.parametrize('page', write.PAGES)
+def test_every_file_that_the_page_shows_is_there(page):
+    names = re.findall(r'\]\(([^):]+)\)', page.read_text(encoding='utf-8'))
+    assert len(names) >= 5
     for name in names:
-        assert (ROOT / 'report' / name).exists(), name
+        assert (page.parent / name).exists(), name
 
 
-def test_no_number_of_a_result_is_typed_into_the_text():
+@pytest.mark.parametrize('template', [template for template, _ in write.PAGES.values()])
+def test_no_number_of_a_result_is_typed_into_the_text(template):
     """A decimal fraction or per cent in the template is a setting's value, of which there are few, or stands in {{ }}."""
-    text = re.sub(r'{{.*?}}|{%.*?%}|`[^`]*`|\(https?:[^)]*\)|```.*?```', '', (ROOT / 'report' / 'template.md').read_text(
+    text = re.sub(r'{{.*?}}|{%.*?%}|`[^`]*`|\(https?:[^)]*\)|```.*?```', '', (ROOT / 'report' / template).read_text(
         encoding='utf-8'), flags=re.DOTALL)
     assert re.findall(r'\d+\.\d+ (?:points|%|±)|± ?\d|p [=<] ?\d', text) == []
 

@@ -293,16 +293,18 @@ def images_table(records):
         for name in attacks:
             curve = over_seeds(records, meaning=meaning, attack=name)
             half, end = (next((e for e, point in curve.items() if point.accuracy < x), None) for x in (0.5, ENOUGH))
-            cells = [meaning, name, *('' if e is None else f'{e:g}' for e in (half, end)), '', '', '', '']
+            cells = [meaning, name, *('' if e is None else f'{e:.3g}' for e in (half, end)), '', '', '', '']
             if end is not None:
-                cells[4:6] = f'{curve[end].moved:.2f}', f'{100 * curve[end].readable:.0f}'
+                cells[4] = f'{curve[end].moved:.2f}'
+                cells[5] = '' if math.isnan(curve[end].readable) else f'{100 * curve[end].readable:.0f}'
             if legible := [e for e, point in curve.items() if point.readable >= READABLE]:
                 point = curve[legible[-1]]
-                cells[6:8] = f'{legible[-1]:g}', f'{100 * point.accuracy:.1f} ± {100 * point.deviation:.1f}'
+                cells[6:8] = f'{legible[-1]:.3g}', f'{100 * point.accuracy:.1f} ± {100 * point.deviation:.1f}'
             lines.append(f'| {" | ".join(cells)} |')
     clean, = over_seeds(records, attack='none').values()
-    return '\n'.join(lines) + (f'\n\nUnattacked: accuracy {100 * clean.accuracy:.1f} ± {100 * clean.deviation:.1f} %, '
-                               f'readable {100 * clean.readable:.1f} %.')
+    readable = '' if math.isnan(clean.readable) else f', readable {100 * clean.readable:.1f} %'
+    return '\n'.join(lines) + (f'\n\nUnattacked: accuracy {100 * clean.accuracy:.1f} ± {100 * clean.deviation:.1f} %'
+                               f'{readable}.')
 
 
 STYLES = {'one-shot': 'o-', 'iterated': 's-', 'iterated, class looked up anew': 'v--', 'FGM': '^:', 'FGSM': '^:',

@@ -4,7 +4,6 @@
 """
 
 import io
-import json
 import math
 import sys
 from pathlib import Path
@@ -306,19 +305,6 @@ def test_held_out_images_are_not_trained_on(monkeypatch):
 def program(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['amp.py', *map(str, arguments)])
     amp.main()
-
-
-@pytest.mark.parametrize('tuned', [False, True])
-def test_the_program_in_little(tuned, tmp_path, monkeypatch, capsys):
-    pytest.importorskip('sklearn')
-    monkeypatch.setattr(amp, 'CANDIDATES', [{'epsilon': 0.0}, {'epsilon': 0.1, 'inner_lr': math.inf}])
-    program(monkeypatch, '--dry-run', '--jobs', 1, '--output-dir', tmp_path, *['--tune'] * tuned)
-    out = capsys.readouterr().out
-    records = json.loads((tmp_path / 'plots' / ('tune_amp.json' if tuned else 'amp.json')).read_text())['runs']
-    table = amp.tuning_table if tuned else amp.comparison_table
-    assert {r['job'] for r in records} == {'sequences', 'digits'}
-    assert all(table(records, job) in out for job in ('sequences', 'digits'))
-    assert tuned or (tmp_path / 'plots' / 'amp.png').exists()
 
 
 @pytest.mark.parametrize('given, words', [

@@ -4,12 +4,10 @@
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -332,65 +330,9 @@ def test_training_pys_models_are_taken_where_they_fit(tmp_path):
     assert not taken(hyperparameters={**run['hyperparameters'], 'lr': 0.1})
 
 
-# ---------------------------------------------------------------------------------------------- images and programs
-
-def test_cifar10_is_read_and_a_damaged_batch_named(tmp_path):
-    rng = np.random.default_rng(0)
-    records = rng.integers(0, 256, (6, 2, 3073), dtype=np.uint8)
-    records[:, :, 0] %= 10
-    names = [*(f'data_batch_{k}.bin' for k in range(1, 6)), 'test_batch.bin']
-    for name, record in zip(names, records):
-        (tmp_path / name).write_bytes(record.tobytes())
-    data = images.cifar10(tmp_path)
-    assert data.train.shape == (10, 3, 32, 32) and data.train.dtype == torch.float32
-    assert data.train_labels.tolist() == records[:5, :, 0].ravel().tolist()
-    assert data.test[1, 2, 3, 4].item() == pytest.approx(records[5, 1, 1 + 2 * 1024 + 3 * 32 + 4] / 255)
-    (tmp_path / names[2]).write_bytes(records[2].tobytes()[:-1])
-    with pytest.raises(ValueError, match='data_batch_3.bin: not a CIFAR-10 batch'):
-        images.cifar10(tmp_path)
-    (tmp_path / names[0]).unlink()
-    with pytest.raises(FileNotFoundError, match='data_batch_1.bin: no such file'):
-        images.cifar10(tmp_path)
-
-
-def test_traffic_signs_are_read_by_their_boxes(tmp_path):
-    from PIL import Image
-    header = 'Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n'
-    for folder, table, label in (('Final_Training/Images/00000', 'GT-00000.csv', 0),
-                                 ('Final_Training/Images/00001', 'GT-00001.csv', 1),
-                                 ('Final_Test/Images', 'GT-final_test.csv', 1)):
-        path = tmp_path / folder
-        path.mkdir(parents=True)
-        pixels = np.zeros((20, 30, 3), dtype=np.uint8)
-        pixels[5:15, 10:20] = 255, 51, 0  # the sign
-        Image.fromarray(pixels).save(path / '00000.ppm')
-        (path / table).write_text(f'{header}00000.ppm;30;20;10;5;20;15;{label}\n')
-    data = images.gtsrb(tmp_path)
-    assert data.train.shape == (2, 3, 32, 32) and data.train_labels.tolist() == [0, 1] and data.test_labels.tolist() == [1]
-    torch.testing.assert_close(data.test[0], torch.tensor([1, 0.2, 0])[:, None, None].expand(3, 32, 32))
-    (tmp_path / 'Final_Test/Images/GT-final_test.csv').write_text('Filename,ClassId\n00000.ppm,1\n')
-    with pytest.raises(ValueError, match='GT-final_test.csv: expected columns Filename'):
-        images.gtsrb(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no images, expected'):
-        images.gtsrb(tmp_path / 'nowhere')
-
-
 def program(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['attacks.py', *map(str, arguments)])
     attacks.main()
-
-
-def test_the_program_in_little(tmp_path, monkeypatch, capsys):
-    pytest.importorskip('sklearn')
-    program(monkeypatch, '--dry-run', '--jobs', 1, '--output-dir', tmp_path)
-    out = capsys.readouterr().out
-    written = {name: json.loads((tmp_path / 'plots' / f'attacks_{name}.json').read_text())['runs']
-               for name in ('images', 'sequences')}
-    assert attacks.images_table(written['images']) in out and attacks.masking_table(written['sequences']) in out
-    assert all(attacks.sequences_table(written['sequences'], on) in out for on in ('raw', 'normalised'))
-    assert {r['model'] for r in written['sequences']} == {*attacks.MODELS, *attacks.CONTROLS}
-    assert {path.name for path in (tmp_path / 'plots').glob('*.png')} == {
-        'attacks_images.png', 'attacks_samples.png', 'attacks_smallest.png', 'attacks_sequences.png'}
 
 
 @pytest.mark.parametrize('given, words', [

@@ -19,8 +19,8 @@ In a training loop of your own:
 
     loss = optimizer.step(closure)
 
-Needs requirements-companions.txt for the digits. Written under --output-dir: plots/amp_*.png and .json, and the sequence
-classifiers in checkpoints/companions/.
+Needs requirements-companions.txt for the digits. Written under --output-dir: plots/amp.png and amp.json, or
+tune_amp.json, and the sequence classifiers in checkpoints/companions/.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from Classifier import LSTMClassifier
 from load_data import DEFAULT_PATH, load_data, sequences_of, targets_of
 from runs import write
 from training import (EVALUATION_BATCH, OPTIMISER, eval_model, fold_batches, get_args as settings_of_training,
-                      positive_int, records_json, save_figure, spread, stratified_folds, train_run)
+                      hyperparameters, positive_int, records_json, save_figure, spread, stratified_folds, train_run)
 
 # What is compared: the arguments of AMP, those of AMP and SAM as --tune chose them (companions/README.md).
 CHOSEN = {'sequences': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 3.0},
@@ -218,11 +218,12 @@ def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS):
 
 def validate_sequences(held_out, fold, candidates, epochs):
     """Accuracy of each candidate on the held-out training sequences; all start from one base, trained on the rest."""
+    _, settings = settings_of_training([])
     train, _ = load_data(DEFAULT_PATH)
-    train, test = fold_batches(sequences_of(train), targets_of(train), held_out, 27)
-    base = train_run('plain', 0.0, fold, '', {}, {'epochs': epochs, 'batch_size': 27, **OPTIMISER['plain'], 'clip_value': 0.1},
-                     None, train, test[:1], torch.zeros(len(test[0].targets), dtype=torch.bool), 'cpu')
-    return [train_sequence_classifier(base, settings, fold, train, epochs, test)['history'][-1] for settings in candidates]
+    train, test = fold_batches(sequences_of(train), targets_of(train), held_out, settings.batch_size)
+    base = train_run('plain', 0.0, fold, '', {}, hyperparameters(settings, 'plain', epochs), None, train, test[:1],
+                     torch.zeros(len(test[0].targets), dtype=torch.bool), 'cpu')
+    return [train_sequence_classifier(base, candidate, fold, train, epochs, test)['history'][-1] for candidate in candidates]
 
 
 def sequences_job(args):
@@ -312,7 +313,7 @@ def comparison_table(records, job):
     seeds = sorted({seed for _, seed in runs})
     columns = list(runs[METHODS[0], seeds[0]][0])
     radii = ' | '.join(f'… at {radius:g} from them' for radius in RADII)
-    lines = [f'| {job} | {" | ".join(f"{c} | minus plain" for c in columns)} | training loss at the weights | {radii} |',
+    lines = [f'| {job} | {" | ".join(f"{c} | minus plain" for c in columns)} | training loss (median) at the weights | {radii} |',
              '|---' * (2 * len(columns) + len(RADII) + 2) + '|']
     for method in METHODS:
         cells = []
@@ -320,7 +321,7 @@ def comparison_table(records, job):
             values = [runs[method, seed][0][column] for seed in seeds]
             difference = [v - runs['plain', seed][0][column] for v, seed in zip(values, seeds)]
             cells += [spread(values), spread(difference, sign='+') if method != 'plain' else '']
-        cells += [f'{x:.3f}' for x in np.mean([runs[method, seed][1] for seed in seeds], 0)]
+        cells += [f'{x:.3f}' for x in np.median([runs[method, seed][1] for seed in seeds], 0)]
         lines.append(f'| {method} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -342,9 +343,10 @@ def plot_comparison(path, records):
     for ax, job in zip(axes, jobs):
         for method in METHODS:
             y = np.array([measured(r)[1] for r in records if r['method'] == method and r['job'] == job])
-            deviation = y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
-            ax.errorbar([0, *RADII], y.mean(0), deviation, fmt='o-', capsize=3, label=method)
-        ax.set(title=job, xlabel='distance from the weights, along the gradient', ylabel='training loss', yscale='log')
+            middle = np.median(y, 0)
+            ax.errorbar([0, *RADII], middle, [middle - y.min(0), y.max(0) - middle], fmt='o-', capsize=3, label=method)
+        ax.set(title=job, xlabel='distance from the weights, along the gradient', yscale='log',
+               ylabel='training loss: median, least and greatest over seeds')
     for ax in figure.axes:
         ax.grid(alpha=0.3)
         ax.legend()

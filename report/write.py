@@ -511,14 +511,20 @@ def names_of_companions():
         return Effect(method, *(100 * np.array([amp.measured(runs[m, seed])[0][what] for seed in seeds])
                                 for m in (method, against)))
 
+    def before_spikes_of(method, epochs=75, window=10):
+        """AMP or SAM against plain training, on the mean accuracy of the ten epochs to the 75th; see before_spikes()."""
+        curves = {m: np.array([np.mean(r['history'][epochs - window:epochs]) for r in compared['runs']
+                               if r['job'] == 'sequences' and r['method'] == m]) for m in (method, 'plain')}
+        return Effect(method, 100 * curves[method], 100 * curves['plain'])
+
     def flatness(job, method, radius):
-        """Mean training loss at that distance from the weights."""
-        return np.mean([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
+        """Training loss at that distance from the weights, the median over seeds."""
+        return np.median([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
                         if r['job'] == job and r['method'] == method])
 
     return {'p_text': p_text, 'picture': picture, 'legible': legible, 'sequence': sequence, 'gain': gain, 'gains': gains,
             'gains_table': gains_table, 'images_table': attacks.images_table(pictures), 'comparison': comparison,
-            'flatness': flatness, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
+            'flatness': flatness, 'before_spikes': before_spikes_of, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
             'sequences_table': {on: attacks.sequences_table(sequences, on) for on in ('normalised', 'raw')},
             'masking_table': attacks.masking_table(sequences),
             'amp_table': {job: amp.comparison_table(compared['runs'], job) for job in ('sequences', 'digits')},

@@ -87,14 +87,19 @@ def direction(g, norm, mask=None):
 
 def unit(g):
     """Each sample of g [B, …] divided by its L2 norm; zero stays zero."""
-    peak = g.flatten(1).abs().amax(1).view(-1, *[1] * (g.dim() - 1))
+    peak = per_sample(size(g, math.inf), g)
     g = torch.where(peak > 0, g / peak, 0)  # first, because the squares of a small gradient would underflow
-    return torch.where(peak > 0, g / size(g, 2).view_as(peak), 0)
+    return torch.where(peak > 0, g / per_sample(size(g, 2), g), 0)
 
 
 def size(delta, norm):
     """The norm of each sample of delta [B, …]: float [B]."""
     return torch.linalg.vector_norm(delta.flatten(1), norm, dim=1)
+
+
+def per_sample(values, x):
+    """values [B], shaped to be broadcast over x [B, …]."""
+    return values.view(-1, *[1] * (x.dim() - 1))
 
 
 def limit(x, input, radius, norm, mask, valid_range):
@@ -104,7 +109,7 @@ def limit(x, input, radius, norm, mask, valid_range):
         if norm == math.inf:
             delta = delta.clamp(-radius, radius)
         else:
-            delta = delta * (radius / size(delta, norm).clamp(min=1e-30)).clamp(max=1).view(-1, *[1] * (x.dim() - 1))
+            delta = delta * per_sample((radius / size(delta, norm).clamp(min=1e-30)).clamp(max=1), x)
         x = input + delta
     if valid_range is not None:
         x = x.clamp(*valid_range)
@@ -147,7 +152,7 @@ def pgd(model, input, labels, epsilon, steps=20, step_size=None, *, norm=math.in
     x = input
     if generator is not None:
         away = noise(input, 1, norm=norm, mask=mask, generator=generator) - input
-        part = epsilon * torch.rand(len(input), *[1] * (input.dim() - 1), generator=generator)
+        part = epsilon * per_sample(torch.rand(len(input), generator=generator).to(input), input)
         start = limit(input + part * away, input, epsilon, norm, mask, valid_range)
         x = where_standing(model(input).detach(), labels, start, input) if stop else start
     for _ in range(steps):
@@ -177,14 +182,14 @@ def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
 
 def noise(input, epsilon, *, norm=math.inf, mask=None, valid_range=None, generator=None):
     """No attack: a random direction of size `epsilon`, uniform on the sphere (norm 2) or among the cube's corners (inf)."""
-    z = torch.randn(input.shape, generator=generator, dtype=input.dtype)
-    return limit(input + epsilon * direction(z.to(input.device), norm, mask), input, None, norm, mask, valid_range)
+    z = torch.randn(input.shape, generator=generator).to(input)  # the generator is the CPU's: one seed, one noise everywhere
+    return limit(input + epsilon * direction(z, norm, mask), input, None, norm, mask, valid_range)
 
 
 def where_standing(logits, labels, moved, x):
     """`moved` for the samples that are still taken for their own class, x for the others."""
     standing = logits.argmax(1) == labels
-    return torch.where(standing.view(-1, *[1] * (x.dim() - 1)), moved, x)
+    return torch.where(per_sample(standing, x), moved, x)
 
 
 def check_range(input, mask, valid_range):

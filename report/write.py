@@ -517,6 +517,10 @@ def names_of_companions():
                                if r['job'] == 'sequences' and r['method'] == m]) for m in (method, 'plain')}
         return Effect(method, 100 * curves[method], 100 * curves['plain'])
 
+    def lowest(method):
+        """The lowest accuracy of any seed after the fiftieth epoch, in per cent."""
+        return 100 * min(min(r['history'][50:]) for r in compared['runs'] if r['job'] == 'sequences' and r['method'] == method)
+
     def flatness(job, method, radius):
         """Training loss at that distance from the weights, the median over seeds."""
         return np.median([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
@@ -524,7 +528,7 @@ def names_of_companions():
 
     return {'p_text': p_text, 'picture': picture, 'legible': legible, 'sequence': sequence, 'gain': gain, 'gains': gains,
             'gains_table': gains_table, 'images_table': attacks.images_table(pictures), 'comparison': comparison,
-            'flatness': flatness, 'before_spikes': before_spikes_of, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
+            'flatness': flatness, 'before_spikes': before_spikes_of, 'lowest': lowest, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
             'sequences_table': {on: attacks.sequences_table(sequences, on) for on in ('normalised', 'raw')},
             'masking_table': attacks.masking_table(sequences),
             'amp_table': {job: amp.comparison_table(compared['runs'], job) for job in ('sequences', 'digits')},

@@ -474,6 +474,8 @@ def names_of_companions():
     pictures, sequences = load('attacks_images')['runs'], load('attacks_sequences')['runs']
     compared, tuned = load('amp'), load('tune_amp')['runs']
 
+    methods = [model for model in attacks.CONTROLS if model != 'best recipe']
+
     def picture(meaning, attack, epsilon, what='accuracy'):
         """Of the digits under an attack: accuracy, or the share that is readable, in per cent, or the change's mean L2 size."""
         point = attacks.over_seeds(pictures, meaning=meaning, attack=attack)[epsilon]
@@ -487,11 +489,16 @@ def names_of_companions():
     def sequence(model, on, attack, epsilon):
         return 100 * attacks.accuracies(sequences, model, on, attack, epsilon)
 
+    def weakest(epsilon):
+        """The lowest and the highest mean accuracy of any model on either input under the attack of that size."""
+        means = [values.mean() for model in (*attacks.MODELS, *methods) for on in ('normalised', 'raw')
+                 if len(values := sequence(model, on, 'PGD', epsilon))]
+        return min(means), max(means)
+
     def gain(model, on, attack, epsilon, control=None):
         return Effect(f'{model}, {on}, {epsilon:g}', sequence(model, on, attack, epsilon),
                       sequence(control or attacks.CONTROLS[model], on, attack, epsilon))
 
-    methods = [model for model in attacks.CONTROLS if model != 'best recipe']
     epsilons = sorted({r['epsilon'] for r in sequences if r['attack'] == 'PGD'})
     gains = corrected([gain(model, on, 'PGD', epsilon) for model in methods for on in ('normalised', 'raw')
                        for epsilon in epsilons])
@@ -526,7 +533,7 @@ def names_of_companions():
         return np.median([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
                         if r['job'] == job and r['method'] == method])
 
-    return {'p_text': p_text, 'picture': picture, 'legible': legible, 'sequence': sequence, 'gain': gain, 'gains': gains,
+    return {'p_text': p_text, 'picture': picture, 'legible': legible, 'sequence': sequence, 'weakest': weakest,
             'gains_table': gains_table, 'images_table': attacks.images_table(pictures), 'comparison': comparison,
             'flatness': flatness, 'before_spikes': before_spikes_of, 'lowest': lowest, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
             'sequences_table': {on: attacks.sequences_table(sequences, on) for on in ('normalised', 'raw')},

@@ -402,7 +402,7 @@ def tuning_table(records, job):
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='AMP against plain training and SAM.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('job', nargs='?', choices=('sequences', 'images'), help='default: both')
+    parser.add_argument('job', nargs='?', choices=JOBS, help='both, unless one is named')
     add_arguments(parser)
     folder = parser.add_mutually_exclusive_group()
     folder.add_argument('--cifar10', type=Path, metavar='DIR', default=argparse.SUPPRESS, help='images of CIFAR-10, binary '

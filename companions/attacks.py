@@ -592,7 +592,7 @@ JOBS = {'images': images_job, 'sequences': sequences_job}
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Gradient attacks, and who stands them.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('job', nargs='?', choices=JOBS, help='default: both')
+    parser.add_argument('job', nargs='?', choices=JOBS, help='both, unless one is named')
     add_arguments(parser)
     parser.add_argument('--cifar10', type=Path, metavar='DIR', help='attack images of CIFAR-10, binary version, in this '
                         'folder (the first 1000 test images)', default=argparse.SUPPRESS)

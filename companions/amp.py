@@ -1,4 +1,4 @@
-"""Adversarial model perturbation: train the weights for the worst loss in a small ball around them, with any optimizer.
+"""Adversarial model perturbation: train the weights for the worst loss in a small ball around them, around a torch optimizer.
 
     python companions/amp.py                       # against plain training and SAM: the sequence classifier, then digits
     python companions/amp.py sequences --seeds 8
@@ -36,8 +36,8 @@ from torch.nn import functional as F
 
 import images
 from attacks import pgd
-from common import (EPOCHS, add_arguments, assignment_models, carry_out, complete, data_digest, in_parallel,
-                    make_folders, obtained)
+from common import (EPOCHS, UCI_PATH, add_arguments, assignment_models, carry_out, complete, data_digests, in_parallel,
+                    make_folders, obtained, state_digest)
 from Classifier import LSTMClassifier
 from load_data import DEFAULT_PATH, load_data, sequences_of, targets_of
 from runs import write
@@ -74,7 +74,8 @@ class AMP(torch.optim.Optimizer):
         inner_lr: ζ > 0. math.inf takes each ascent step to the sphere, Δ = ε ∇ℓ / ‖∇ℓ‖₂; with one iteration that is
             sharpness-aware minimisation, SAM (Foret et al., arXiv:2010.01412).
         inner_iter: N ≥ 1.
-        base_optimizer: a class such as torch.optim.Adam; further keyword arguments (`weight_decay`, …) are its.
+        base_optimizer: a class such as torch.optim.Adam, whose step needs no closure (LBFGS does); further keyword arguments
+            (`weight_decay`, …) are its.
         per_tensor: a ball of radius ε for each parameter tensor, as in the authors' code, instead of one for all together,
             as in their Algorithm 1. With n tensors Δ may then be √n times as long, and its direction is not the gradient's:
             a tensor of small gradients moves as far as one of large ones.
@@ -93,7 +94,7 @@ class AMP(torch.optim.Optimizer):
                             'inner_iter': 'a whole number from 1 up'}[name]
                 raise ValueError(f'{name} is {value}, expected {expected}')
         self.base_optimizer = base_optimizer(params, lr=lr, **base_arguments)
-        self.settings = {'epsilon': epsilon, 'inner_lr': inner_lr, 'inner_iter': inner_iter, 'per_tensor': per_tensor}
+        self.settings = {'epsilon': epsilon, 'inner_lr': inner_lr, 'inner_iter': int(inner_iter), 'per_tensor': per_tensor}
         self.batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if model else []
         super().__init__(self.base_optimizer.param_groups, self.base_optimizer.defaults)
         self._share()
@@ -120,7 +121,7 @@ class AMP(torch.optim.Optimizer):
                 with self._statistics_kept():
                     delta = [torch.zeros_like(p) for p in weights]
                     for _ in range(self.settings['inner_iter']):
-                        delta = self._ascended(delta, [p.grad for p in weights])
+                        delta = self._ascended(delta, [torch.zeros_like(p) if p.grad is None else p.grad for p in weights])
                         for p, t, d in zip(weights, theta, delta):
                             p.copy_(t + d)
                         closure()
@@ -133,15 +134,10 @@ class AMP(torch.optim.Optimizer):
     def _ascended(self, delta, gradients):
         """Δ + ζ g, brought back into the ball; for ζ = ∞ its limit."""
         epsilon, zeta = self.settings['epsilon'], self.settings['inner_lr']
-        if zeta == math.inf:
-            delta = gradients
-        else:
-            delta = [d + zeta * g for d, g in zip(delta, gradients)]
-        norms = [d.norm() for d in delta]
-        if not self.settings['per_tensor']:
-            norms = [torch.stack([n.to(norms[0].device) for n in norms]).norm().to(n.device) for n in norms]
-        scales = [epsilon / n.clamp(min=max(1e-30, torch.finfo(n.dtype).tiny)) for n in norms]
-        return [d * (s if zeta == math.inf else s.clamp(max=1)) for d, s in zip(delta, scales)]
+        sphere = zeta == math.inf
+        delta = gradients if sphere else [d + zeta * g for d, g in zip(delta, gradients)]
+        balls = [[d] for d in delta] if self.settings['per_tensor'] else [delta]
+        return [d for ball in balls for d in within(ball, epsilon, sphere)]
 
     @contextlib.contextmanager
     def _statistics_kept(self):
@@ -159,16 +155,36 @@ class AMP(torch.optim.Optimizer):
             raise ValueError(f'{", ".join(sorted(own))}: the same for all parameter groups, so not an entry of one')
         super().add_param_group(group)
 
+    def __getstate__(self):  # what copy and pickle take: Optimizer's own would leave the base optimizer behind
+        return self.__dict__
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._share()
+
     def state_dict(self):
         """The base optimizer's, and under 'amp' epsilon, inner_lr, inner_iter and per_tensor."""
         return {**self.base_optimizer.state_dict(), 'amp': dict(self.settings)}
 
     def load_state_dict(self, state_dict):
+        """Take over what state_dict() gave. Raises ValueError for that of another optimizer."""
         state_dict = dict(state_dict)
-        settings = state_dict.pop('amp')
+        settings = state_dict.pop('amp', None)
+        if settings is None:
+            raise ValueError("expected a state of AMP, which has an entry 'amp' beside the base optimizer's")
         self.base_optimizer.load_state_dict(state_dict)
         self.settings = dict(settings)
         self._share()
+
+
+def within(delta, radius, sphere):
+    """The tensors `delta`, scaled to a common L2 norm of `radius` if it is larger, or, with `sphere`, unless it is 0."""
+    peak = max((d.abs().max().item() for d in delta if d.numel()), default=0)
+    if peak == 0:
+        return delta
+    scaled = [d / peak for d in delta]  # first, because squares of very small or large entries would leave float32's range
+    norm = math.hypot(*(d.norm().item() for d in scaled))
+    return [d * (radius / norm) for d in scaled] if sphere or peak * norm > radius else delta
 
 
 # ---------------------------------------------------------------------------------------------- sequences
@@ -199,6 +215,8 @@ def train_sequence_classifier(base, settings, seed, train, epochs, test=None):
                     return loss
 
                 optimizer.step(closure)
+            if not all(p.isfinite().all() for p in model.parameters()):
+                raise ValueError(f'AMP with {settings}: the weights are no longer finite, seed {seed}')
             if test is not None:
                 history.append(eval_model(model, test)[1])
     return {'arguments': base['arguments'], 'state_dict': model.state_dict(), 'history': history}
@@ -207,10 +225,12 @@ def train_sequence_classifier(base, settings, seed, train, epochs, test=None):
 def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS):
     """Checkpoints of the methods by (name, seed), trained on from `models['base', seed]`, with their accuracy on UCI's 370."""
     train, _ = load_data(DEFAULT_PATH)
-    _, test = load_data(DEFAULT_PATH.with_name('JV_uci.mat'), EVALUATION_BATCH)
-    config = {'data_sha256': data_digest(), 'torch': torch.__version__, 'epochs': epochs}
+    _, test = load_data(UCI_PATH, EVALUATION_BATCH)
+    _, settings = settings_of_training([])
+    config = {**data_digests(), 'torch': torch.__version__, **hyperparameters(settings, 'ProxLSTM', epochs)}
     keys = [(method, seed) for method in methods for seed in range(args.seeds)]
-    tasks = {f'{method.lower()}_seed{seed}': ({**config, **CHOSEN['sequences'][method]}, train_sequence_classifier, {
+    tasks = {f'{method.lower()}_seed{seed}': ({
+        **config, **CHOSEN['sequences'][method], 'base': state_digest(models['base', seed])}, train_sequence_classifier, {
         'base': models['base', seed], 'settings': CHOSEN['sequences'][method], 'seed': seed, 'train': train, 'epochs': epochs,
         'test': test}) for method, seed in keys}
     return dict(zip(keys, obtained(args, tasks, ' and '.join(methods)).values()))
@@ -246,13 +266,13 @@ def loss_around(model, loss_of):
     parameters = list(model.parameters())
     loss = loss_of()
     gradients = torch.autograd.grad(loss, parameters)
-    norm = torch.stack([g.norm() for g in gradients]).norm()
+    direction = within(gradients, 1.0, sphere=True)
     around = []
     with torch.no_grad():
         for radius in RADII:
             theta = [p.clone() for p in parameters]
-            for p, g in zip(parameters, gradients):
-                p.add_(g * radius / norm)
+            for p, d in zip(parameters, direction):
+                p.add_(d, alpha=radius)
             around.append(loss_of().item())
             for p, t in zip(parameters, theta):
                 p.copy_(t)
@@ -262,17 +282,20 @@ def loss_around(model, loss_of):
 # ---------------------------------------------------------------------------------------------- images
 
 def images_job(args):
-    data = data_of(args)
-    tasks = [{'data': data, 'method': method, 'seed': seed, 'epochs': args.image_epochs, 'width': args.width}
+    source = source_of(args)
+    name = images.load(*source).name
+    tasks = [{'source': source, 'method': method, 'seed': seed, 'epochs': args.image_epochs, 'width': args.width}
              for method in METHODS for seed in range(args.seeds)]
-    return in_parallel(args.jobs, train_on_images, tasks, data.name)
+    return in_parallel(args.jobs, train_on_images, tasks, name)
 
 
-def data_of(args):
-    return images.cifar10(args.cifar10) if args.cifar10 else images.gtsrb(args.gtsrb) if args.gtsrb else images.digits()
+def source_of(args):
+    """What images.load() takes."""
+    return ('CIFAR-10', args.cifar10) if args.cifar10 else ('GTSRB', args.gtsrb) if args.gtsrb else ('digits', None)
 
 
-def train_on_images(data, method, seed, epochs, width):
+def train_on_images(source, method, seed, epochs, width):
+    data = images.load(*source)
     model = images.fit(data, lambda model: image_optimizer(model, CHOSEN['images'][method]), epochs, seed, width=width)
     x, y = data.test[:1000], data.test_labels[:1000]
     standing = images.logits(model, x).argmax(1) == y
@@ -286,7 +309,8 @@ def image_optimizer(model, settings):
     return AMP(model.parameters(), lr=2e-3, **settings, base_optimizer=torch.optim.Adam, model=model)
 
 
-def validate_images(data, held_out, fold, settings, epochs, width):
+def validate_images(source, held_out, fold, settings, epochs, width):
+    data = images.load(*source)
     x, y, held_out = data.train, data.train_labels, torch.tensor(held_out)
     part = images.Images(data.name, x[~held_out], y[~held_out], x[held_out], y[held_out])
     model = images.fit(part, lambda model: image_optimizer(model, settings), epochs, fold, width=width)
@@ -360,16 +384,17 @@ def tune(args):
     records = []
     if args.job != 'images':
         train, _ = load_data(DEFAULT_PATH)
-        folds = list(stratified_folds(targets_of(train), args.folds, args.repeats))
+        folds = folds_of(args, targets_of(train))
         tasks = [{'held_out': held_out, 'fold': fold, 'candidates': CANDIDATES, 'epochs': args.epochs}
                  for fold, held_out in enumerate(folds)]
         rows = in_parallel(args.jobs, validate_sequences, tasks, 'sequences')
         records += [{'job': 'sequences', **settings, 'fold': fold, 'accuracy': value}
                     for fold, row in enumerate(rows) for settings, value in zip(CANDIDATES, row)]
     if args.job != 'sequences':
-        data = data_of(args)
-        folds = list(stratified_folds(data.train_labels.numpy(), args.folds, args.repeats))
-        tasks = [{'data': data, 'held_out': held_out, 'fold': fold, 'settings': settings, 'epochs': args.image_epochs,
+        source = source_of(args)
+        data = images.load(*source)
+        folds = folds_of(args, data.train_labels.numpy())
+        tasks = [{'source': source, 'held_out': held_out, 'fold': fold, 'settings': settings, 'epochs': args.image_epochs,
                   'width': args.width} for fold, held_out in enumerate(folds) for settings in CANDIDATES]
         values = in_parallel(args.jobs, validate_images, tasks, data.name)
         records += [{'job': data.name, **task['settings'], 'fold': task['fold'], 'accuracy': value}
@@ -378,8 +403,14 @@ def tune(args):
             for record in records]
 
 
+def folds_of(args, labels):
+    if args.folds > (smallest := np.bincount(labels).min()):
+        raise ValueError(f'--folds is {args.folds}, but the smallest class has {smallest} training examples')
+    return list(stratified_folds(labels, args.folds, args.repeats))
+
+
 def tuning_table(records, job):
-    """Markdown: accuracy on the held-out folds, and the paired difference to ε = 0."""
+    """Markdown: accuracy on the held-out folds, and the paired difference to ε = 0, its error without the folds' overlap."""
     lines = ['| method | ε | ζ | accuracy on held-out folds (%) | minus plain (mean ± standard error) |',
              '|---|---|---|---|---|']
     rows = {}

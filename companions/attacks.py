@@ -12,13 +12,16 @@ logits [B, C] and treats the samples of a batch apart from each other, so a torc
 else it needs, bind: `lambda x: classifier(x, lengths)`. Common arguments:
 
     epsilon       how far; in the units of `input`, but for norm None
-    norm          of what: 2 (Euclidean, over all entries of a sample), math.inf (the largest entry), or None: a step is then
-                  epsilon times the gradient as it is, however large that be, which is the assignment's way
+    norm          of what: 2 (Euclidean, over all entries of a sample), math.inf (the largest entry), or, for `one_shot` and
+                  `iterated`, None: a step is epsilon times the gradient as it is, which is the assignment's way
     labels        int64 [B], the true classes
     mask          bool, broadcastable to `input`: the entries that may change, say those that are no padding
     valid_range   (low, high) that every entry which may change keeps within, as it must to begin with; None: no bounds
+    generator     a torch.Generator of the CPU, whatever device `input` is on
 
-and no gradient reaches the model's parameters. Needs requirements-companions.txt. Written under --output-dir:
+What comes back is a constant, and no gradient reaches the model's parameters. ValueError where an argument is not as above.
+
+The digits need requirements-companions.txt. Written under --output-dir:
 plots/attacks_*.png and .json; models come from checkpoints/ or are trained into checkpoints/companions/.
 """
 
@@ -35,8 +38,8 @@ from torch.nn import functional as F
 
 import best
 import images
-from common import (MODELS, ROOT, add_arguments, assignment_models, carry_out, complete, in_parallel, make_folders,
-                    obtained)
+from common import (MODELS, UCI_PATH, add_arguments, assignment_models, carry_out, complete, data_digests, in_parallel,
+                    make_folders, obtained)
 from Classifier import LSTMClassifier
 from load_data import load_data, sequences_of, targets_of
 from runs import write
@@ -47,16 +50,30 @@ from training import EVALUATION_BATCH, positive_int, records_json, save_figure, 
 
 def fgsm(model, input, labels, epsilon, *, norm=math.inf, mask=None, valid_range=None):
     """One step up the loss of the true class: x + ε sign(∇ℓ) for norm inf (Goodfellow et al., arXiv:1412.6572, section 4)."""
-    check_range(input, mask, valid_range)
+    input, mask = prepared(input, norm, mask, valid_range)
     g, _ = ascent(model, input, labels)
     return limit(input + epsilon * direction(g, norm, mask), input, None, norm, mask, valid_range)
 
 
 def one_shot(model, input, epsilon, *, norm=None, mask=None, valid_range=None):
     """One step down the loss of the class that the model thinks least likely (Kurakin et al., arXiv:1611.01236, section 2)."""
-    check_range(input, mask, valid_range)
+    input, mask = prepared(input, norm, mask, valid_range, raw=True)
     g, _ = ascent(model, input, least_likely(model, input))
     return limit(input - epsilon * direction(g, norm, mask), input, None, norm, mask, valid_range)
+
+
+def prepared(input, norm, mask, valid_range, raw=False):
+    """(input without its graph, mask of its shape or None); ValueError if anything is not as the head of this file says."""
+    if norm not in (2, math.inf) and not (raw and norm is None):
+        raise ValueError(f'norm is {norm!r}, expected 2 or math.inf{", or None" if raw else ""}')
+    input, mask = input.detach(), None if mask is None else mask.expand_as(input)
+    if valid_range is not None:
+        low, high = valid_range
+        values = input if mask is None else input[mask]
+        if values.numel() and not (values.min() >= low and values.max() <= high):
+            raise ValueError(f'valid_range is {low:g} to {high:g}, but the input goes from {values.min():g} to '
+                             f'{values.max():g}')
+    return input, mask
 
 
 def least_likely(model, input):
@@ -68,9 +85,10 @@ def least_likely(model, input):
 def ascent(model, input, classes):
     """(g, logits): the gradient of each sample's cross-entropy for `classes` with respect to `input`, and [B, C]."""
     x = input.detach().requires_grad_()
-    logits = model(x)
-    # In float32 a confident sample's loss has no gradient: its p rounds to 1. The attack would see nothing to climb.
-    loss = F.cross_entropy(logits.double(), classes, reduction='sum')
+    with torch.enable_grad():
+        logits = model(x)
+        # In float32 p of a confident sample's class rounds to 1, so that p − 1, its logit's part of the gradient, is lost.
+        loss = F.cross_entropy(logits.double(), classes, reduction='sum')
     return torch.autograd.grad(loss, x)[0], logits.detach()
 
 
@@ -127,9 +145,7 @@ def iterated(model, input, labels, epsilon, steps=10, *, radius=None, norm=None,
     taken for its own class. `retarget` looks the class up anew at every step, as the assignment's code does; what one step
     has made less unlikely the next then abandons.
     """
-    check_range(input, mask, valid_range)
-    if radius is not None and norm is None:
-        raise ValueError('radius needs a norm, 2 or inf, that it is measured in')
+    input, mask = prepared(input, norm, mask, valid_range, raw=radius is None)
     target = least_likely(model, input)
     x = input
     for _ in range(steps):
@@ -143,18 +159,18 @@ def pgd(model, input, labels, epsilon, steps=20, step_size=None, *, norm=math.in
         generator=None, stop=True):
     """Projected gradient ascent on the loss of the true class (Madry et al., arXiv:1706.06083): the whole within `epsilon`.
 
-    `step_size` is 2.5 epsilon / steps unless given. With `generator`, a torch.Generator, it starts at a random point of the
-    ball. With `stop` a sample goes no further once it is no longer taken for its own class, and one that never was is not
+    `step_size` is 2.5 epsilon / steps unless given. With `generator` it starts elsewhere in the ball, at `noise` of a random
+    size. With `stop` a sample goes no further once it is no longer taken for its own class, and one that never was is not
     moved.
     """
-    check_range(input, mask, valid_range)
-    step_size = 2.5 * epsilon / steps if step_size is None else step_size
+    input, mask = prepared(input, norm, mask, valid_range)
+    step_size = 2.5 * epsilon / max(steps, 1) if step_size is None else step_size
     x = input
     if generator is not None:
         away = noise(input, 1, norm=norm, mask=mask, generator=generator) - input
         part = epsilon * per_sample(torch.rand(len(input), generator=generator).to(input), input)
         start = limit(input + part * away, input, epsilon, norm, mask, valid_range)
-        x = where_standing(model(input).detach(), labels, start, input) if stop else start
+        x = where_standing(ascent(model, input, labels)[1], labels, start, input) if stop else start
     for _ in range(steps):
         g, logits = ascent(model, x, labels)
         moved = limit(x + step_size * direction(g, norm, mask), input, epsilon, norm, mask, valid_range)
@@ -167,9 +183,9 @@ def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
 
     After the saliency maps of Papernot et al., arXiv:1511.07528: what an entry promises is its gradient times its way.
     """
-    check_range(input, mask, valid_range)
-    low, high = valid_range
-    free = torch.ones_like(input, dtype=torch.bool) if mask is None else mask.expand_as(input)
+    input, mask = prepared(input, 2, mask, valid_range)
+    low, high = (torch.full_like(input, end) for end in valid_range)
+    free = torch.ones_like(input, dtype=torch.bool) if mask is None else mask
     x = input
     for _ in range(pixels):
         g, logits = ascent(model, x, labels)
@@ -182,7 +198,8 @@ def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
 
 def noise(input, epsilon, *, norm=math.inf, mask=None, valid_range=None, generator=None):
     """No attack: a random direction of size `epsilon`, uniform on the sphere (norm 2) or among the cube's corners (inf)."""
-    z = torch.randn(input.shape, generator=generator).to(input)  # the generator is the CPU's: one seed, one noise everywhere
+    input, mask = prepared(input, norm, mask, valid_range)
+    z = torch.randn(input.shape, generator=generator).to(input)
     return limit(input + epsilon * direction(z, norm, mask), input, None, norm, mask, valid_range)
 
 
@@ -190,15 +207,6 @@ def where_standing(logits, labels, moved, x):
     """`moved` for the samples that are still taken for their own class, x for the others."""
     standing = logits.argmax(1) == labels
     return torch.where(per_sample(standing, x), moved, x)
-
-
-def check_range(input, mask, valid_range):
-    if valid_range is None:
-        return
-    low, high = valid_range
-    values = input if mask is None else input[mask.expand_as(input)]
-    if values.min() < low or values.max() > high:
-        raise ValueError(f'valid_range is {low:g} to {high:g}, but the input goes from {values.min():g} to {values.max():g}')
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -234,20 +242,27 @@ GRIDS = {
 READABLE, ENOUGH = 0.95, 0.05  # shares of the pictures: still legible; still right where an attack has done its work
 
 
-def attack_images(data, seed, epochs, width, count):
-    """Train a network and attack it on `count` test images, with every attack at every ε. Returns (records, model).
+def train_and_attack(source, seed, epochs, width, count):
+    """A network trained on images.load(*source), and records of its attacks on the first `count` test images."""
+    data = images.load(*source)
+    model = images.fit(data, lambda model: torch.optim.Adam(model.parameters(), 2e-3), epochs, seed, width=width)
+    return attack_images(data, model, seed, count), model
+
+
+def attack_images(data, model, seed, count):
+    """Records of every attack at every ε.
 
     'accuracy' counts what is classified right before and after; 'moved' is the mean L2 size of the change of those right
     before. 'readable' is the share of all changed pictures whose nearest training picture is of the true class.
     """
-    model = images.fit(data, lambda model: torch.optim.Adam(model.parameters(), 2e-3), epochs, seed, width=width)
     x, y = data.test[:count], data.test_labels[:count]
     right = images.logits(model, x).argmax(1) == y
 
     def record(meaning, attack, epsilon, changed):
         after = images.logits(model, changed).argmax(1) == y
+        moved = size(changed - x, 2)[right].sum() / max(1, right.sum())
         return {'seed': seed, 'meaning': meaning, 'attack': attack, 'epsilon': epsilon,
-                'accuracy': (right & after).float().mean().item(), 'moved': size(changed - x, 2)[right].mean().item(),
+                'accuracy': (right & after).float().mean().item(), 'moved': moved.item(),
                 'readable': nearest_is_right(data, changed, y)}
 
     records = [record('', 'none', 0, x)]
@@ -256,7 +271,7 @@ def attack_images(data, seed, epochs, width, count):
             for epsilon in GRIDS[data.name][meaning]:
                 parts = [attack(model, *part, epsilon) for part in zip(x.split(500), y.split(500))]
                 records.append(record(meaning, name, epsilon, torch.cat(parts)))
-    return records, model
+    return records
 
 
 def nearest_is_right(data, x, labels):
@@ -382,11 +397,12 @@ def plot_pictures(path, rows, labels, model, title):
 
 
 def images_job(args):
-    data = images.cifar10(args.cifar10) if args.cifar10 else images.digits()
+    source = ('CIFAR-10', args.cifar10) if args.cifar10 else ('digits', None)
+    data = images.load(*source)
     count = 30 if args.dry_run else 1000
-    tasks = [{'data': data, 'seed': seed, 'epochs': args.epochs, 'width': args.width, 'count': count}
+    tasks = [{'source': source, 'seed': seed, 'epochs': args.epochs, 'width': args.width, 'count': count}
              for seed in range(args.seeds)]
-    records, models = zip(*in_parallel(args.jobs, attack_images, tasks, 'images'))
+    records, models = zip(*in_parallel(args.jobs, train_and_attack, tasks, 'images'))
     records = sum(records, [])
     plots = args.output_dir / 'plots'
     settings = {'data': data.name, 'epochs': args.epochs, 'width': args.width}
@@ -401,7 +417,7 @@ def images_job(args):
 
 CONTROLS = {'Adv': 'Adv control', 'Prox': 'Prox control', 'AMP': 'Prox control', 'SAM': 'Prox control', 'best recipe': 'base'}
 CHECKED = 0.5  # the ε at which gradient masking is looked for
-EFFORT = {'epsilons': (0.1, 0.25, CHECKED, 1.0), 'steps': 20, 'restarts': 3, 'more_steps': 50, 'draws': 10}
+EFFORT = {'epsilons': (0.1, 0.25, CHECKED, 1.0), 'steps': 10, 'restarts': 3, 'more_steps': 50, 'draws': 10}
 LITTLE_EFFORT = {'epsilons': (CHECKED,), 'steps': 1, 'restarts': 1, 'more_steps': 1, 'draws': 1}  # of a dry run
 
 
@@ -426,11 +442,11 @@ def classifier(name, checkpoint, on):
 def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts, more_steps, draws):
     """Attack one model on UCI's 370 test sequences, on both inputs. Returns records.
 
-    'noise' is the mean over `draws`. 'PGD' counts what is right before and at this and every smaller ε. At ε = CHECKED on
+    'noise' counts what is right after it, the mean over `draws`. 'PGD' counts what is right before and at this and every smaller ε. At ε = CHECKED on
     the raw input, 'PGD, restarts' goes on from there with random starts, 'PGD, more steps' from those, and 'PGD,
     transferred' is what was made with the control's gradients instead.
     """
-    _, test = load_data(ROOT / 'data' / 'JV_uci.mat', EVALUATION_BATCH)
+    _, test = load_data(UCI_PATH, EVALUATION_BATCH)
     total = sum(len(batch.targets) for batch in test)
     records = []
 
@@ -496,10 +512,12 @@ def count(points):
 
 def best_models(args):
     """Checkpoints of companions/best.py's recipe, by (name, seed)."""
-    train, _ = load_data(ROOT / 'data' / 'JV_uci.mat')
+    train, _ = load_data(UCI_PATH)
     epochs = 2 if args.dry_run else best.EPOCHS
-    tasks = {f'best_seed{seed}': ({'ingredients': best.CHOSEN, 'epochs': epochs, 'torch': torch.__version__}, train_best,
-                                  {'train': train, 'seed': seed, 'epochs': epochs}) for seed in range(args.seeds)}
+    config = {**data_digests(), 'torch': torch.__version__, 'recipe': best.recipe_of(best.CHOSEN), 'epochs': epochs,
+              'settings': [best.BATCH_SIZE, best.KERNEL_SIZE, best.PEAK_LR, best.CONSTANT_LR]}
+    tasks = {f'best_seed{seed}': (config, train_best, {'train': train, 'seed': seed, 'epochs': epochs})
+             for seed in range(args.seeds)}
     return {('best recipe', seed): made for seed, made in enumerate(obtained(args, tasks, 'best recipe').values())}
 
 
@@ -509,9 +527,9 @@ def train_best(train, seed, epochs):
 
 
 def accuracies(records, model, on, attack, epsilon):
-    """An array over seeds."""
+    """An array over seeds, in their order."""
     wanted = {'model': model, 'input': on, 'attack': attack, 'epsilon': epsilon}
-    return np.array([r['accuracy'] for r in records if wanted.items() <= r.items()])
+    return np.array([r['accuracy'] for r in sorted(records, key=lambda r: r['seed']) if wanted.items() <= r.items()])
 
 
 def sequences_table(records, on):

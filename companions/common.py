@@ -20,6 +20,7 @@ from runs import Runs, Stop, backend, leave, read_checkpoint  # noqa: E402
 from training import (BEST_EPSILON, get_args, hyperparameters, model_arguments, positive_int,  # noqa: E402
                       run_name, train_run)
 
+UCI_PATH = DEFAULT_PATH.with_name('JV_uci.mat')
 EPOCHS = 100
 MODELS = {'base': ('plain', 0.0),
           'Adv control': ('AdvLSTM', 0.0), 'Adv': ('AdvLSTM', BEST_EPSILON['AdvLSTM']),
@@ -85,8 +86,9 @@ def on_one_thread(function, arguments):
 def obtained(args, tasks, description):
     """A checkpoint for every task of {name: (config, function, arguments)}, by name.
 
-    Read from checkpoints/companions/ where it was written with that config; else what function(**arguments) returns, made
-    in `args.jobs` processes at a time, and saved there. It must hold 'arguments' and 'state_dict' of a model.
+    Read from checkpoints/companions/ where it was written with that config; else what function(**arguments) returns, a
+    dictionary with 'arguments' and 'state_dict' of a model, made in `args.jobs` processes at a time, and saved there. So
+    `config` is to hold everything that the result depends on.
     """
     folder = args.output_dir / 'checkpoints' / 'companions'
     found, lacking = {}, {}
@@ -109,8 +111,15 @@ def readable(path):
         return read_checkpoint(path)
 
 
-def data_digest():
-    return hashlib.sha256(DEFAULT_PATH.read_bytes()).hexdigest()
+def data_digests():
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (DEFAULT_PATH, UCI_PATH)}
+
+
+def state_digest(checkpoint):
+    digest = hashlib.sha256()
+    for key, value in checkpoint['state_dict'].items():
+        digest.update(key.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS):
@@ -120,33 +129,33 @@ def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS):
     """
     _, settings = get_args([])
     train, test = load_data(DEFAULT_PATH, settings.batch_size)
-    config = {'data_sha256': data_digest(), 'torch': torch.__version__}
+    arguments = model_arguments(settings, train)
+    config = {'data_sha256': data_digests()[DEFAULT_PATH.name], 'torch': torch.__version__}
     small = test[:1]  # train_run evaluates after every epoch, for curves that nobody draws here
     nothing = torch.zeros(len(small[0].targets), dtype=torch.bool)
 
     def models(wanted):
-        found, tasks = {}, {}
+        """Of each (name, seed), trained on from a state."""
+        found, tasks, keys = {}, {}, {}
         for (name, seed), state in wanted.items():
             mode, epsilon = MODELS[name]
             run = {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': '',
                    'hyperparameters': hyperparameters(settings, mode, epochs)}
             saved = readable(args.output_dir / 'checkpoints' / f'{run_name(run)}.pt')
             if saved and run.items() <= saved['run'].items() and len(saved['run']['history']['train_loss']) == epochs and \
-                    config.items() <= saved['config'].items() and \
-                    saved['arguments'].items() >= model_arguments(settings, train).items():
+                    config.items() <= saved['config'].items() and arguments.items() <= saved['arguments'].items():
                 found[name, seed] = saved
             else:
-                tasks[run_name(run)] = {**config, **run}, train_model_of_the_assignment, {
-                    **run, 'model_arguments': model_arguments(settings, train), 'state': state, 'train': train,
-                    'test': small, 'unseen': nothing, 'device': 'cpu'}
-                found[name, seed] = run_name(run)
-        made = obtained(args, tasks, 'training')
-        return {key: made.get(value, value) if isinstance(value, str) else value for key, value in found.items()}
+                keys[run_name(run)] = name, seed
+                tasks[run_name(run)] = {**config, **run, 'arguments': arguments}, train_model_of_the_assignment, {
+                    **run, 'model_arguments': arguments, 'state': state, 'train': train, 'test': small, 'unseen': nothing,
+                    'device': 'cpu'}
+        return found | {keys[name]: made for name, made in obtained(args, tasks, 'training').items()}
 
     seeds = range(args.seeds)
     bases = models({('base', seed): None for seed in seeds})
-    later = models({(name, seed): bases['base', seed]['state_dict'] for name in names if name != 'base' for seed in seeds})
-    return bases | later
+    return bases | models({(name, seed): bases['base', seed]['state_dict']
+                           for name in names if name != 'base' for seed in seeds})
 
 
 def train_model_of_the_assignment(**arguments):

@@ -3,11 +3,12 @@
     data = digits()                      # scikit-learn's 1,797 handwritten digits, 8×8 (requirements-companions.txt)
     data = cifar10('cifar-10-batches-bin')
     data = gtsrb('GTSRB')                # traffic signs
-    model = fit(data, lambda parameters: torch.optim.Adam(parameters, 2e-3), epochs=20, seed=0)
+    model = fit(data, lambda model: torch.optim.Adam(model.parameters(), 2e-3), epochs=20, seed=0)
     accuracy(model, data.test, data.test_labels)
 """
 
 import csv
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Images(NamedTuple):
 
     @property
     def classes(self):
-        return 1 + int(self.train_labels.max())
+        return 1 + int(max(self.train_labels.max(), self.test_labels.max()))
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -76,17 +77,25 @@ def gtsrb(folder, side=32):
         images, labels = [], []
         for table in tables:
             with open(table, newline='', encoding='utf-8') as lines:
-                for row in csv.DictReader(lines, delimiter=';'):
-                    try:
-                        box = [int(row[key]) for key in ('Roi.X1', 'Roi.Y1', 'Roi.X2', 'Roi.Y2')]
-                        labels.append(int(row['ClassId']))
-                        path = table.parent / row['Filename']
-                    except (KeyError, TypeError, ValueError):
-                        raise ValueError(f'{table}: expected columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId, '
-                                         f'the last five whole numbers, separated by semicolons') from None
+                try:
+                    rows = [([int(row[f'Roi.{key}']) for key in ('X1', 'Y1', 'X2', 'Y2')], int(row['ClassId']),
+                             table.parent / row['Filename']) for row in csv.DictReader(lines, delimiter=';')]
+                except (KeyError, TypeError, ValueError, csv.Error):
+                    raise ValueError(f'{table}: expected columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId, '
+                                     f'the last five whole numbers, separated by semicolons') from None
+            for (left, upper, right, lower), label, path in rows:
+                if not (0 <= left < right and 0 <= upper < lower and label >= 0):
+                    raise ValueError(f'{table}: {path.name} has an empty box or a ClassId below 0')
+                try:
                     with Image.open(path) as image:
-                        image = image.convert('RGB').crop(box).resize((side, side), Image.Resampling.BILINEAR)
-                    images.append(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
+                        image = image.convert('RGB').crop((left, upper, right, lower))
+                        image = image.resize((side, side), Image.Resampling.BILINEAR)
+                except FileNotFoundError:
+                    raise FileNotFoundError(f'{path}: no such file, but {table.name} names it') from None
+                except (OSError, ValueError) as error:
+                    raise ValueError(f'{path}: damaged or not an image ({error})') from None
+                images.append(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
+                labels.append(label)
         if not images:
             raise FileNotFoundError(f'{folder}: no images, expected {wanted}')
         return torch.tensor(np.stack(images)), torch.tensor(labels)
@@ -94,6 +103,12 @@ def gtsrb(folder, side=32):
     training, final = Path(folder) / 'Final_Training' / 'Images', Path(folder) / 'Final_Test' / 'Images'
     return Images('GTSRB', *read(sorted(training.glob('*/GT-*.csv')), f'{training}/*/GT-*.csv'),
                   *read(sorted(final.glob('GT-final_test.csv')), f'{final}/GT-final_test.csv'))
+
+
+@functools.cache
+def load(name, folder=None):
+    """'digits', or 'CIFAR-10' or 'GTSRB' in a folder; a process reads it once."""
+    return {'digits': lambda _: digits(), 'CIFAR-10': cifar10, 'GTSRB': gtsrb}[name](folder)
 
 
 # ---------------------------------------------------------------------------------------------- network

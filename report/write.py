@@ -520,8 +520,9 @@ def names_of_companions():
 
     def before_spikes_of(method, epochs=75, window=10):
         """AMP or SAM against plain training, on the mean accuracy of the ten epochs to the 75th; see before_spikes()."""
-        curves = {m: np.array([np.mean(r['history'][epochs - window:epochs]) for r in compared['runs']
-                               if r['job'] == 'sequences' and r['method'] == m]) for m in (method, 'plain')}
+        runs = sorted((r for r in compared['runs'] if r['job'] == 'sequences'), key=lambda r: r['seed'])
+        curves = {m: np.array([np.mean(r['history'][epochs - window:epochs]) for r in runs if r['method'] == m])
+                  for m in (method, 'plain')}
         return Effect(method, 100 * curves[method], 100 * curves['plain'])
 
     def lowest(method):

@@ -3,8 +3,11 @@
     python -m pytest tests/test_amp.py
 """
 
+import argparse
+import copy
 import io
 import math
+import pickle
 import sys
 from pathlib import Path
 
@@ -73,7 +76,6 @@ def test_one_ascent_to_the_sphere_is_sam(base, settings):
     """Against SAM as its paper states it (Foret et al., equations 2 and 3), written here on its own."""
     a, b = network(), network()
     ours = AMP(a.parameters(), 0.1, epsilon=0.3, inner_lr=math.inf, base_optimizer=base, **settings)
-    huge = AMP(network().parameters(), 0.1, epsilon=0.3, inner_lr=1e9, base_optimizer=base, **settings)
     theirs = base(b.parameters(), 0.1, **settings)
     for k in range(4):
         x, y = batch(k)
@@ -280,12 +282,109 @@ def test_only_the_gradient_that_moves_the_weights_is_clipped(monkeypatch):
     assert max(seen) > 0.1
 
 
+@pytest.mark.parametrize('scale, inner_lr', [(1e-25, math.inf), (1e-4, math.inf), (1e20, math.inf), (1e-25, 1e30), (1e20, 10)])
+def test_the_ball_holds_for_gradients_of_any_size(scale, inner_lr):
+    a, b, seen = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3)), []
+    optimizer = AMP([a, b], 1.0, epsilon=0.5, inner_lr=inner_lr)
+
+    def closure():
+        seen.append(torch.cat([a.detach(), b.detach()]))
+        optimizer.zero_grad()
+        loss = scale * (3 * a.sum() + 4 * b.sum())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert seen[1].norm() == pytest.approx(0.5) and seen[1][2] / seen[1][0] == pytest.approx(4 / 3)
+
+
+def test_a_parameter_may_lose_its_gradient_on_the_way():
+    always, sometimes, calls = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), []
+    optimizer = AMP([always, sometimes], 0.1, epsilon=0.5, inner_iter=3)
+
+    def closure():
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = always.sum() + (sometimes.sum() if len(calls) == 1 else 0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert len(calls) == 4 and torch.equal(sometimes, torch.ones(2))
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_goes_on_as_the_original(copied):
+    model = network()
+    optimizer = AMP(model.parameters(), 0.1, epsilon=0.3, base_optimizer=torch.optim.Adam)
+    optimizer.step(closure_of(model, optimizer, *batch(0)))
+    again, other = copied((model, optimizer))
+    for m, o in ((model, optimizer), (again, other)):
+        o.step(closure_of(m, o, *batch(1)))
+    assert equal(model, again)
+    with pytest.raises(ValueError, match='expected a state of AMP'):
+        optimizer.load_state_dict(optimizer.base_optimizer.state_dict())
+
+
+def test_each_seed_goes_on_from_its_own_base_and_from_no_other(tmp_path, monkeypatch):
+    (tmp_path / 'checkpoints' / 'companions').mkdir(parents=True)
+    args = argparse.Namespace(output_dir=tmp_path, jobs=1, seeds=2)
+    monkeypatch.setattr(amp, 'train_sequence_classifier', lambda base, **_: {'arguments': {}, 'history': [], **base})
+
+    def models(*values):
+        bases = {('base', seed): {'state_dict': {'x': torch.tensor(value)}} for seed, value in enumerate(values)}
+        made = amp.amp_models(args, bases, ('AMP',), epochs=1)
+        return [made['AMP', seed]['state_dict']['x'].item() for seed in (0, 1)]
+
+    assert models(5, 6) == [5, 6] and models(5, 7) == [5, 7]
+
+
+def compared(method, seed, accuracy, loss):
+    return {'job': 'sequences', 'method': method, 'seed': seed, 'history': [0.1] * 5 + [accuracy] * 10, 'loss': loss,
+            'loss_around': [2 * loss] * len(amp.RADII)}
+
+
+def test_the_comparison_is_paired_by_seed_and_its_losses_are_medians():
+    records = [compared('plain', 0, 0.9, 1.0), compared('plain', 1, 0.8, 2.0), compared('plain', 2, 0.7, 9.0),
+               compared('AMP', 2, 0.71, 3.0), compared('AMP', 1, 0.82, 1.0), compared('AMP', 0, 0.93, 1.0),
+               *(compared('SAM', seed, 0.5, 1.0) for seed in (0, 1, 2))]
+    table = amp.comparison_table(records, 'sequences')
+    assert '| plain | 80.0 ± 10.0 |  | 80.0 ± 10.0 |  | 2.000 | 4.000 |' in table
+    assert '| AMP | 82.0 ± 11.0 | +2.0 ± 1.0 | 82.0 ± 11.0 | +2.0 ± 1.0 | 1.000 | 2.000 |' in table
+
+
+def test_the_search_is_paired_by_fold():
+    records = [{'job': 'digits', 'epsilon': epsilon, 'inner_lr': zeta, 'fold': fold, 'accuracy': accuracy}
+               for epsilon, zeta, values in ((0.0, None, (0.9, 0.8, 0.7)), (0.1, 'inf', (0.93, 0.82, 0.71)))
+               for fold, accuracy in enumerate(values)]
+    table = amp.tuning_table(records[:3] + records[:2:-1], 'digits')
+    assert '| SAM | 0.1 | ∞ | 82.0 ± 11.0 | +2.00 ± 0.58 |' in table
+
+
+def test_images_count_if_right_before_and_after_the_attack(monkeypatch):
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return torch.cat([1 - x.flatten(1)[:, :1], x.flatten(1)[:, :1]], 1) + self.w
+
+    x, y = torch.tensor([0.0, 0.0, 1.0, 1.0])[:, None, None, None], torch.tensor([0, 1, 1, 0])
+    monkeypatch.setattr(images, 'load', lambda *_: images.Images('digits', x, y, x, y))
+    monkeypatch.setattr(images, 'fit', lambda *_, **__: Constant())
+    monkeypatch.setattr(amp, 'pgd', lambda model, x, *_, **__: 1 - x)  # makes the wrong ones right
+    record = amp.train_on_images(('digits', None), 'plain', 0, 1, 1)
+    assert record['accuracy'] == 0.5 and record['attacked'] == 0
+
+
 def test_the_loss_around_the_weights():
     w = nn.Linear(2, 1, bias=False)
     w.weight.data = torch.tensor([[3.0, 4.0]])
     found = amp.loss_around(w, lambda: w.weight.square().sum())  # its gradient points outwards
     assert found['loss'] == pytest.approx(25) and found['loss_around'] == pytest.approx([(5 + r) ** 2 for r in amp.RADII])
     assert w.weight.tolist() == [[3.0, 4.0]]
+    assert amp.loss_around(w, lambda: 0 * w.weight.sum())['loss_around'] == [0.0] * len(amp.RADII)
 
 
 def test_held_out_images_are_not_trained_on(monkeypatch):
@@ -299,7 +398,8 @@ def test_held_out_images_are_not_trained_on(monkeypatch):
 
     monkeypatch.setattr(images, 'fit', fit)
     monkeypatch.setattr(images, 'accuracy', lambda _, x, labels: x.flatten().tolist() == [0, 5, 10, 15] and labels.tolist())
-    assert amp.validate_images(data, held_out, 0, {}, 1, 4) == [0, 1, 0, 1]
+    monkeypatch.setattr(images, 'load', lambda *_: data)
+    assert amp.validate_images(('digits', None), held_out, 0, {}, 1, 4) == [0, 1, 0, 1]
 
 
 def program(monkeypatch, *arguments):
@@ -308,7 +408,8 @@ def program(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize('given, words', [
-    (['images', '--gtsrb', 'nowhere'], 'nowhere: no images, expected'), (['--folds', '1'], 'argument --folds'),
+    (['images', '--gtsrb', 'nowhere'], 'nowhere: no images, expected'),
+    (['sequences', '--tune', '--folds', '31'], '--folds is 31, but the smallest class has 30'), (['--folds', '1'], 'argument --folds'),
     (['sequences', '--gtsrb', 'x'], 'argument --gtsrb'), (['--cifar10', 'a', '--gtsrb', 'b'], 'not allowed with')])
 def test_bad_input_is_one_sentence(given, words, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:

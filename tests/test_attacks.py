@@ -8,6 +8,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -182,20 +183,55 @@ def test_noise_is_of_its_size_and_of_its_seed():
         assert torch.equal(draw(norm), draw(norm)) and draw(norm).mean(0).abs().max() < 0.1
 
 
-def test_an_input_out_of_its_range_is_refused(classifier):
+def test_what_an_attack_cannot_take_is_refused(classifier):
     model, x, y, _ = classifier
     with pytest.raises(ValueError, match='valid_range is 0 to 0.5, but the input goes from'):
         pgd(model, x, y, 0.1, valid_range=(0, 0.5))
-    with pytest.raises(ValueError, match='radius needs a norm'):
-        iterated(model, x, y, 0.1, radius=1.0)
+    with pytest.raises(ValueError, match='valid_range is 0 to 1, but the input goes from nan'):
+        fgsm(model, x * math.nan, y, 0.1, valid_range=(0, 1))
+    for attack in (lambda norm: fgsm(model, x, y, 0.1, norm=norm), lambda norm: pgd(model, x, y, 0.1, norm=norm),
+                   lambda norm: iterated(model, x, y, 0.1, radius=1.0, norm=norm)):
+        for norm in (None, 'inf', 1):
+            with pytest.raises(ValueError, match='norm is .* expected 2 or math.inf$'):
+                attack(norm)
 
 
-def test_no_gradient_reaches_the_weights():
+def test_what_comes_back_is_a_constant_and_the_weights_get_no_gradient():
     model = nn.Linear(5, 3)
+    x, y = torch.randn(4, 5, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    found = [*every_attack(model, x, y, 0.1, 2, valid_range=(-9, 9)), few_pixels(model, x, y, 2, valid_range=(-9, 9))]
+    assert not any(changed.requires_grad for changed in found) and model.weight.grad is None and x.grad is None
+    with torch.no_grad():  # as an evaluation loop has it
+        assert torch.equal(pgd(model, x, y, 0.1, 7, norm=2, stop=False), pgd(model, x.detach(), y, 0.1, 7, norm=2, stop=False))
+
+
+def test_an_empty_batch_and_other_floats_pass_through():
+    model = nn.Linear(5, 3)
+    for changed in every_attack(model, torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), 0.1, 2, valid_range=(0, 1)):
+        assert changed.shape == (0, 5)
+    for dtype in (torch.float64, torch.bfloat16):
+        x, y = torch.full((4, 5), 0.25, dtype=dtype), torch.tensor([0, 1, 2, 0])
+        model = nn.Linear(5, 3).to(dtype)
+        found = [*every_attack(model, x, y, 0.1, 2, valid_range=(0.1, 0.3)), few_pixels(model, x, y, 3, valid_range=(0.1, 0.3))]
+        assert all(changed.dtype == dtype and changed.max() <= torch.tensor(0.3, dtype=dtype) for changed in found)
+
+
+def test_the_default_step_reaches_past_the_radius():
+    """2.5 epsilon / steps, so that the ball's far side is within reach of any start (Madry et al.)."""
+    W, model = linear_model()
     x, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 0])
-    for changed in every_attack(model, x, y, 0.1, 2):
-        assert not changed.requires_grad
-    assert model.weight.grad is None
+    one = pgd(model, x, y, 1.0, 10, 1e9, norm=2, stop=False)
+    assert torch.equal(pgd(model, x, y, 1.0, 10, norm=2, stop=False), pgd(model, x, y, 1.0, 10, 0.25, norm=2, stop=False))
+    assert (size(one - x, 2) > 0.99).all()
+
+
+def test_a_random_start_moves_only_what_still_stands():
+    W, model = linear_model()
+    x = torch.randn(8, 5)
+    y = model(x).argmax(1)
+    y[:4] = (y[:4] + 1) % 3
+    changed = pgd(model, x, y, 0.1, 0, norm=2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(changed[:4], x[:4]) and (size(changed - x, 2)[4:] > 0).all()
 
 
 @pytest.mark.parametrize('norm', NORMS)
@@ -274,6 +310,70 @@ def test_the_sequence_job_counts_what_its_attacks_leave():
     assert found['raw', 'PGD, more steps', attacks.CHECKED] <= found['raw', 'PGD, restarts', attacks.CHECKED] <= left / 370
 
 
+def test_the_random_starts_and_the_further_steps_are_what_they_are_called(monkeypatch):
+    calls = []
+
+    def recorded(model, x, labels, **settings):
+        calls.append({key: settings.get(key) for key in ('steps', 'stop', 'generator', 'epsilon')})
+        return x
+
+    monkeypatch.setattr(attacks, 'pgd', recorded)
+    model = LSTMClassifier()
+    attacks.attack_sequences('Adv', 0, checkpoint_of(model), checkpoint_of(model), (attacks.CHECKED,), 3, restarts=2,
+                             more_steps=7, draws=1)
+    raw = calls[-15:]  # of three batches each: PGD, two restarts, more steps, transferred
+    assert [c['steps'] for c in raw] == [3] * 9 + [7] * 3 + [3] * 3
+    assert [c['generator'] is not None for c in raw] == [False] * 3 + [True] * 6 + [False] * 6
+    assert [c['stop'] for c in raw] == [None] * 12 + [False] * 3
+
+
+def picture_records(curves):
+    """{(meaning, attack): {ε: [(accuracy, moved, readable) of each seed]}} as records."""
+    return [{'seed': seed, 'meaning': meaning, 'attack': attack, 'epsilon': epsilon, 'accuracy': a, 'moved': m, 'readable': r}
+            for (meaning, attack), curve in curves.items() for epsilon, seeds in curve.items()
+            for seed, (a, m, r) in enumerate(seeds)]
+
+
+def test_the_table_of_pictures_says_what_it_takes():
+    nothing = {(meaning, name): {1: [(0.9, 9, 0.1)] * 2} for meaning, group in attacks.ATTACKS.items() for name in group}
+    curve = {0.1: [(0.8, 1, 1.0), (0.9, 3, 0.98)], 0.2: [(0.4, 2, 0.97), (0.58, 4, 0.95)], 0.3: [(0.04, 5, 0.9), (0.02, 7, 0.8)]}
+    table = attacks.images_table(picture_records({('', 'none'): {0: [(0.98, 0, 1.0), (1.0, 0, 0.98)]}, **nothing,
+                                                  ('L2', 'PGD'): curve}))
+    assert '| L2 | PGD | 0.2 | 0.3 | 6.00 | 85 | 0.2 | 49.0 ± 12.7 |' in table
+    assert '| L2 | noise |  |  |  |  |  |  |' in table
+    assert table.endswith('Unattacked: accuracy 99.0 ± 1.4 %, readable 99.0 %.')
+
+
+def test_pictures_count_if_right_before_and_after(monkeypatch):
+    """A model that reads the first pixel, and an attack that sets it."""
+    x = torch.zeros(4, 1, 2, 2)
+    x[:, 0, 0, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    x[:, 0, 1, 1] = torch.tensor([0.0, 0.0, 0.9, 0.9])
+    data = images.Images('digits', x[[0, 2]], torch.tensor([0, 1]), x, torch.tensor([0, 1, 1, 0]))
+
+    def model(x):
+        return torch.stack([1 - x[:, 0, 0, 0], x[:, 0, 0, 0]], 1)
+
+    def attack(model, x, y, epsilon):
+        x = x.clone()
+        x[0, 0, 0, 0] = x[1, 0, 0, 0] = 1  # of the two 0s, of which the second was taken wrongly to begin with
+        return x
+
+    monkeypatch.setattr(attacks, 'ATTACKS', {'L2': {'PGD': attack}})
+    monkeypatch.setattr(attacks, 'GRIDS', {'digits': {'L2': (0.5,)}})
+    clean, attacked = attacks.attack_images(data, model, 3, 4)
+    assert clean['accuracy'] == 0.5 and clean['readable'] == 0.5 and clean['moved'] == 0
+    assert attacked['accuracy'] == 0.25 and attacked['moved'] == 0.5  # of 0 and 2, those right before: one moved by 1
+    assert attacked['readable'] == 0.75 - 0.25 and attacked['seed'] == 3
+
+
+def test_the_table_on_masking_has_its_columns_in_order():
+    columns = {'PGD': 0.5, 'PGD, restarts': 0.4, 'PGD, more steps': 0.3, 'PGD, transferred': 0.7}
+    records = [{'model': 'Adv', 'seed': seed, 'input': 'raw', 'attack': attack, 'epsilon': attacks.CHECKED, 'accuracy': value}
+               for seed in (0, 1) for attack, value in columns.items()]
+    assert '| Adv | 50.0 ± 0.0 | 40.0 ± 0.0 | 30.0 ± 0.0 | 70.0 ± 0.0 |' in attacks.masking_table(records)
+
+
 def test_differences_are_paired_with_their_own_control():
     values = {'base': (90, 80), 'Adv control': (50, 60), 'Adv': (53, 61), 'Prox control': (10, 20), 'Prox': (12, 20),
               'AMP': (15, 21), 'SAM': (10, 20), 'best recipe': (99, 99)}
@@ -281,6 +381,7 @@ def test_differences_are_paired_with_their_own_control():
                 'accuracy': pair[seed] / 100}
                for name, pair in values.items() for seed in (0, 1)
                for attack, epsilon in (('none', 0.0), ('noise', 0.5), ('PGD', 0.5))]
+    np.random.default_rng(0).shuffle(records)  # whatever their order
     table = attacks.sequences_table(records, 'raw')
     assert '| *Adv minus Adv control* | +2.0 ± 1.4 |' in table and '| *AMP minus Prox control* | +3.0 ± 2.8 |' in table
     assert '| best recipe | 99.0 ± 0.0 | 99.0 ± 0.0 | 99.0 ± 0.0 |' in table
@@ -307,6 +408,21 @@ def test_what_is_there_is_read_and_what_is_of_another_config_made_anew(tmp_path)
     assert obtain(2, 8) == 8
 
 
+def test_best_models_are_of_their_recipe(tmp_path, monkeypatch):
+    args = arguments(tmp_path, dry_run=True)
+    monkeypatch.setattr(attacks, 'train_best', lambda train, seed, epochs: {'arguments': {}, 'state_dict': {'x': torch.tensor(seed)}})
+    assert attacks.best_models(args)['best recipe', 0]['state_dict']['x'] == 0
+    monkeypatch.setattr(attacks, 'train_best', lambda **_: {'arguments': {}, 'state_dict': {'x': torch.tensor(9)}})
+    assert attacks.best_models(args)['best recipe', 0]['state_dict']['x'] == 0
+    monkeypatch.setattr(attacks.best, 'PEAK_LR', 1.0)
+    assert attacks.best_models(args)['best recipe', 0]['state_dict']['x'] == 9
+
+
+def test_jobs_run_on_one_thread_and_leave_the_callers_alone():
+    torch.set_num_threads(2)
+    assert common.in_parallel(1, torch.get_num_threads, [{}, {}], '') == [1, 1] and torch.get_num_threads() == 2
+
+
 def test_training_pys_models_are_taken_where_they_fit(tmp_path):
     args = arguments(tmp_path)
     _, settings = get_args([])
@@ -314,7 +430,7 @@ def test_training_pys_models_are_taken_where_they_fit(tmp_path):
     own = common.assignment_models(args, ('base',), epochs=1)['base', 0]
     run = {'mode': 'plain', 'epsilon': 0.0, 'seed': 0, 'variant': '', 'hyperparameters': hyperparameters(settings, 'plain', 1)}
     entry = {**run, 'history': {'train_loss': [1.0]}, 'diverged': None}
-    config = {'data_sha256': common.data_digest(), 'torch': torch.__version__, 'seeds': 8}
+    config = {'data_sha256': common.data_digests()['JV_data.mat'], 'torch': torch.__version__, 'seeds': 8}
     model = LSTMClassifier()
     saved = {'arguments': {**model_arguments(settings, train), 'epsilon': 0.0}, 'state_dict': model.state_dict(), 'run': entry}
 

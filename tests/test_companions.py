@@ -87,6 +87,14 @@ def test_traffic_signs_are_read_by_their_boxes(tmp_path):
     (tmp_path / 'Final_Test/Images/GT-final_test.csv').write_text('Filename,ClassId\n00000.ppm,1\n')
     with pytest.raises(ValueError, match='GT-final_test.csv: expected columns Filename'):
         images.gtsrb(tmp_path)
+    table = tmp_path / 'Final_Test/Images/GT-final_test.csv'
+    for row, words in (('00000.ppm;30;20;20;5;10;15;1', 'GT-final_test.csv: 00000.ppm has an empty box'),
+                       ('00000.ppm;30;20;10;5;20;15;-1', 'a ClassId below 0'), ('9.ppm;30;20;1;1;2;2;0', '9.ppm: no such file'),
+                       ('damaged.ppm;30;20;1;1;2;2;0', 'damaged.ppm: damaged'), ('\0' * 9, 'expected columns Filename')):
+        (tmp_path / 'Final_Test/Images/damaged.ppm').write_bytes(b'P6 30 20 255 short')
+        table.write_text(f'{header}{row}\n')
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            images.gtsrb(tmp_path)
     with pytest.raises(FileNotFoundError, match='no images, expected'):
         images.gtsrb(tmp_path / 'nowhere')
 

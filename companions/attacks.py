@@ -431,20 +431,24 @@ def classifier(name, checkpoint, on):
     model.eval().requires_grad_(False)
     mode, epsilon = MODELS.get(name, ('plain', 0.0))
     settings = {'mode': mode, 'epsilon': epsilon} if mode == 'ProxLSTM' else {}
-    given = lambda x: x  # noqa: E731
+    prepare = as_it_is
     if on == 'normalised':
         if name == 'best recipe':
             return None
-        given, model.features = model.features, given
-    return (lambda x, lengths: model(x, lengths, **settings)), given
+        prepare, model.features = model.features, as_it_is
+    return (lambda x, lengths: model(x, lengths, **settings)), prepare
+
+
+def as_it_is(x):
+    return x
 
 
 def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts, more_steps, draws):
     """Attack one model on UCI's 370 test sequences, on both inputs. Returns records.
 
-    'noise' counts what is right after it, the mean over `draws`. 'PGD' counts what is right before and at this and every smaller ε. At ε = CHECKED on
-    the raw input, 'PGD, restarts' goes on from there with random starts, 'PGD, more steps' from those, and 'PGD,
-    transferred' is what was made with the control's gradients instead.
+    'noise' counts what is right after it, the mean over `draws`. 'PGD' counts what is right before and at this and every
+    smaller ε. At ε = CHECKED on the raw input, 'PGD, restarts' goes on from there with random starts, 'PGD, more steps' from
+    those, and 'PGD, transferred' is what was made with the control's gradients instead.
     """
     _, test = load_data(UCI_PATH, EVALUATION_BATCH)
     total = sum(len(batch.targets) for batch in test)
@@ -457,28 +461,28 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
     for on in ('normalised', 'raw'):
         if (found := classifier(name, checkpoint, on)) is None:
             continue
-        f, given = found
-        points = [(given(x), y, lengths) for x, y, lengths in test]
+        classify, prepare = found
+        points = [(prepare(x), y, lengths) for x, y, lengths in test]
         generator = torch.Generator().manual_seed(seed)
-        standing = unattacked = survivors(points, f, nothing)
+        standing = unattacked = survivors(points, classify, nothing)
         add('none', 0.0, count(standing))
         for epsilon in epsilons:
             draw = partial(noisy, epsilon=epsilon, norm=2, generator=generator)
-            add('noise', epsilon, np.mean([count(survivors(points, f, draw)) for _ in range(draws)]).item())
+            add('noise', epsilon, np.mean([count(survivors(points, classify, draw)) for _ in range(draws)]).item())
             push = partial(pgd, epsilon=epsilon, norm=2)
-            standing = survivors(standing, f, partial(push, steps=steps))
+            standing = survivors(standing, classify, partial(push, steps=steps))
             add('PGD', epsilon, count(standing))
             if on == 'raw' and epsilon == CHECKED:
                 left = standing
                 for _ in range(restarts):
-                    left = survivors(left, f, partial(push, steps=steps, generator=generator))
+                    left = survivors(left, classify, partial(push, steps=steps, generator=generator))
                 add('PGD, restarts', epsilon, count(left))
-                add('PGD, more steps', epsilon, count(survivors(left, f, partial(push, steps=more_steps))))
+                add('PGD, more steps', epsilon, count(survivors(left, classify, partial(push, steps=more_steps))))
                 if control is not None:
-                    g, _ = classifier(CONTROLS[name], control, on)
+                    source, _ = classifier(CONTROLS[name], control, on)
                     # Not stopped where the control is fooled: that point would hardly fool another.
                     foreign = partial(push, steps=steps, stop=False)
-                    add('PGD, transferred', epsilon, count(survivors(unattacked, f, foreign, g)))
+                    add('PGD, transferred', epsilon, count(survivors(unattacked, classify, foreign, source)))
     return records
 
 
@@ -490,13 +494,16 @@ def noisy(model, x, labels, epsilon, **arguments):
     return noise(x, epsilon, **arguments)
 
 
-def survivors(points, f, attack, g=None):
-    """Of `points`, batches (x, labels, lengths), those that f takes for their own after an attack on f, or g; unchanged."""
+def survivors(points, classify, attack, source=None):
+    """Of `points`, batches (x, labels, lengths), those classified right after an attack on `source`; unchanged.
+
+    `source` is another function of (x, lengths) to logits, by default `classify` itself.
+    """
     left = []
     for x, y, lengths in points:
-        changed = attack(lambda x: (g or f)(x, lengths), x, y, mask=valid_steps(x, lengths))
+        changed = attack(lambda x: (source or classify)(x, lengths), x, y, mask=valid_steps(x, lengths))
         with torch.no_grad():
-            right = f(changed, lengths).argmax(1) == y
+            right = classify(changed, lengths).argmax(1) == y
         if right.any():
             left.append((x[right], y[right], lengths[right]))
     return left

@@ -41,6 +41,20 @@ def program(*arguments, **kwargs):
                           **kwargs)
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """A function: the program on these arguments, in this process because it ends, with status 2, before any training."""
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['training.py', *map(str, arguments)])
+        monkeypatch.setattr(training.signal, 'signal', lambda *_: None)
+        with pytest.raises(SystemExit) as end:
+            training.main()
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
 # ------------------------------------------------------------------------------------------------ the losses
 
 def test_perturbation_is_each_sequences_unit_gradient(data):
@@ -397,24 +411,23 @@ def test_bad_options_are_refused_by_name(arguments, capsys):
     assert exit.value.code == 2 and f'argument {arguments[-2]}' in capsys.readouterr().err
 
 
-def test_more_folds_than_the_smallest_class_has_sequences_are_refused(tmp_path):
-    done = program('--tune', 'adv', '--folds', 31, '--output-dir', tmp_path)
-    assert done.returncode == 2 and '--folds is 31, but the smallest class has 30' in done.stderr
+def test_more_folds_than_the_smallest_class_has_sequences_are_refused(tmp_path, refused):
+    stderr = refused('--tune', 'adv', '--folds', 31, '--output-dir', tmp_path)
+    assert '--folds is 31, but the smallest class has 30' in stderr
 
 
-def test_bad_data_ends_with_one_sentence_and_touches_nothing(tmp_path):
+def test_bad_data_ends_with_one_sentence_and_touches_nothing(tmp_path, refused):
     (tmp_path / 'plots').mkdir()
     (tmp_path / 'plots' / 'results.json').write_text('kept')
     for path, message in ((tmp_path / 'no.mat', 'no such file'), (ROOT / 'README.md', 'not a MATLAB')):
-        done = program('--data', path, '--output-dir', tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith(f'{path}: ') and message in done.stderr
-        assert done.stderr.count('\n') == 1
+        stderr = refused('--data', path, '--output-dir', tmp_path)
+        assert stderr.startswith(f'{path}: ') and message in stderr and stderr.count('\n') == 1
     assert (tmp_path / 'plots' / 'results.json').read_text() == 'kept'
 
 
-def test_batch_norm_of_a_single_value_is_refused_before_any_training(tmp_path):
-    done = program('--batch-norm', 'output', '--batch-size', 269, '--dry-run', '--output-dir', tmp_path)
-    assert done.returncode == 2 and '--batch-norm output needs two values' in done.stderr
+def test_batch_norm_of_a_single_value_is_refused_before_any_training(tmp_path, refused):
+    stderr = refused('--batch-norm', 'output', '--batch-size', 269, '--dry-run', '--output-dir', tmp_path)
+    assert '--batch-norm output needs two values' in stderr
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='a file in a folder\'s place, as POSIX reports it')

@@ -142,7 +142,7 @@ def iterated(model, input, labels, epsilon, steps=10, *, radius=None, norm=None,
 
     Without `radius` nothing is projected, as in the assignment: `epsilon` is a step's, and the whole may be `steps` times
     as far. With it, and a norm, the whole stays within `radius`. With `stop` a sample goes no further once it is no longer
-    taken for its own class. `retarget` looks the class up anew at every step, as the assignment's code does; what one step
+    taken for its own class. `retarget` looks the class up anew at every step, as a loop around `one_shot` would; what one step
     has made less unlikely the next then abandons.
     """
     input, mask = prepared(input, norm, mask, valid_range, raw=radius is None)

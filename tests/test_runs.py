@@ -3,7 +3,6 @@
     python -m pytest tests/test_runs.py
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -307,32 +306,30 @@ def test_killed_then_interrupted_then_resumed_is_as_if_undisturbed(sweep, tmp_pa
     program.kill()
     program.communicate(timeout=20)  # which comes back once its workers, too, have ended and let go of the pipe
 
-    def workers():
-        found = set()
-        for child in psutil.Process(program.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it has just ended
-                found |= {child} if 'popen_loky' in ' '.join(child.cmdline()) else set()
-        return found
-
-    since = time.time()
+    killed_at = time.time()
     program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')
-    wait_for(lambda: any(path.stat().st_mtime > since for path in checkpoints.glob('*.pt')), program)
-    first = workers()
-    min(first, key=lambda worker: worker.pid).kill()
-    wait_for(lambda: workers() - first, program)
-    everyone = workers()
+    wait_for(lambda: any(path.stat().st_mtime > killed_at for path in checkpoints.glob('*.pt')), program)
+    workers = psutil.Process(program.pid).children(recursive=True)
     start = time.monotonic()
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does, to the workers too
     _, stderr = program.communicate()
     assert time.monotonic() - start < 2 and program.returncode == 130
-    killed, line = lines(stderr)
-    assert killed.startswith('A worker process was killed')
+    line, = lines(stderr)
     assert line.startswith('Interrupted: ') and f'are saved in {checkpoints}. Go on with: python ' in line
-    psutil.wait_procs(everyone, timeout=2)
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in everyone)
+    psutil.wait_procs(workers, timeout=2)
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
 
-    done = run_program(arguments, tmp_path, '--jobs', 1, '--resume')
-    assert done.returncode == 0, done.stderr
+    changed = run_program(arguments, tmp_path, '--resume', '--clip-value', '0.2')
+    assert changed.returncode == 2 and 'clip-value 0.1 instead of 0.2' in changed.stderr
+
+    killed_at = time.time()
+    program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')
+    wait_for(lambda: any(path.stat().st_mtime > killed_at for path in checkpoints.glob('*.pt')), program)
+    worker = next(child for child in psutil.Process(program.pid).children(recursive=True)
+                  if 'popen_loky' in ' '.join(child.cmdline()))
+    worker.kill()
+    _, stderr = program.communicate()
+    assert program.returncode == 0 and 'A worker process was killed' in stderr, stderr
     assert outcome(tmp_path) == undisturbed
 
 

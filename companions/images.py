@@ -3,12 +3,16 @@
     data = digits()                      # scikit-learn's 1,797 handwritten digits, 8×8 (requirements-companions.txt)
     data = cifar10('cifar-10-batches-bin')
     data = gtsrb('GTSRB')                # traffic signs
+    data = mnist('MNIST')                # or anything else in its four idx files
     model = fit(data, lambda model: torch.optim.Adam(model.parameters(), 2e-3), epochs=20, seed=0)
     accuracy(model, data.test, data.test_labels)
 """
 
 import csv
 import functools
+import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +107,42 @@ def gtsrb(folder, side=32):
     training, final = Path(folder) / 'Final_Training' / 'Images', Path(folder) / 'Final_Test' / 'Images'
     return Images('GTSRB', *read(sorted(training.glob('*/GT-*.csv')), f'{training}/*/GT-*.csv'),
                   *read(sorted(final.glob('GT-final_test.csv')), f'{final}/GT-final_test.csv'))
+
+
+def mnist(folder):
+    """MNIST's four idx files, each plain or .gz: train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k.
+
+    Raises FileNotFoundError or ValueError with one sentence that names the file.
+    """
+    def read(name, dimensions):
+        plain = Path(folder) / name
+        path = plain if plain.exists() else plain.with_name(f'{name}.gz')
+        if not path.exists():
+            raise FileNotFoundError(f"{plain}: no such file, nor with .gz, expected one of MNIST's four idx files")
+        content = path.read_bytes()
+        try:
+            content = gzip.decompress(content) if path.suffix == '.gz' else content
+        except (OSError, EOFError, zlib.error):
+            raise ValueError(f'{path}: damaged, gzip cannot unpack it') from None
+        # Two bytes 0, one for the type (8: unsigned bytes), one for the number of sizes; the sizes, big-endian; the values.
+        start = 4 + 4 * dimensions
+        sizes = np.frombuffer(content[4:start].ljust(4 * dimensions, b'\0'), dtype='>u4').tolist()
+        if content[:4] != bytes([0, 0, 8, dimensions]) or not 0 < math.prod(sizes) == len(content) - start:
+            raise ValueError(f'{path}: not an idx file of unsigned bytes in {dimensions} dimension{"s" * (dimensions > 1)}, '
+                             f'or not all of it')
+        return torch.tensor(np.frombuffer(content, dtype=np.uint8, offset=start).reshape(sizes)), path
+
+    def pair(part):
+        (x, images_path), (y, path) = read(f'{part}-images-idx3-ubyte', 3), read(f'{part}-labels-idx1-ubyte', 1)
+        if len(x) != len(y):
+            raise ValueError(f'{path}: {len(y)} labels, but {len(x)} images in {images_path.name}')
+        return x[:, None] / 255, y.long()
+
+    (x, y), (test_x, test_y) = pair('train'), pair('t10k')
+    if x.shape[1:] != test_x.shape[1:]:
+        raise ValueError(f'{folder}: images of {x.shape[2]}×{x.shape[3]} pixels for training, of '
+                         f'{test_x.shape[2]}×{test_x.shape[3]} for the test')
+    return Images('MNIST', x, y, test_x, test_y)
 
 
 @functools.cache

@@ -4,6 +4,8 @@
     python -m pytest tests/test_companions.py
 """
 
+import importlib
+import inspect
 import json
 import math
 import sys
@@ -104,6 +106,18 @@ def test_traffic_signs_are_read_by_their_boxes(tmp_path):
 def program(monkeypatch, module, *arguments):
     monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *map(str, arguments)])
     module.main()
+
+
+@pytest.mark.parametrize('name', ['amp', 'attacks', 'best', 'embeddings', 'gan', 'word2vec'])
+def test_every_function_can_be_sent_to_another_process(name):
+    """As it is when the file is the program: its code by value, with whatever of torch it seems to name."""
+    cloudpickle, module = pytest.importorskip('cloudpickle'), importlib.import_module(name)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        for _, function in inspect.getmembers(module, lambda x: inspect.isfunction(x) and x.__module__ == name):
+            assert cloudpickle.loads(cloudpickle.dumps(function)) is not function
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def test_attacks_in_little(tmp_path, monkeypatch, capsys):

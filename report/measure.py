@@ -13,6 +13,9 @@ best      companions/best.py: the search for the recipe, and its test with eight
 peers     benchmarks/accuracy.py (requirements-benchmarks.txt)
 amp       companions/amp.py: ε and ζ by cross-validation, then eight seeds (requirements-companions.txt)
 attacks   companions/attacks.py on the sweep's, amp's and the best recipe's models (requirements-companions.txt)
+word2vec  companions/word2vec.py: learning rates, then eight seeds; nothing should run beside it (requirements-companions.txt)
+texts     companions/embeddings.py: ε by cross-validation, then eight seeds
+gan       companions/gan.py with eight seeds, then at MNIST's width (requirements-companions.txt)
 others    training.py on two other data sets that come with aeon (requirements-data.txt)
 
 What the programs write comes to checkpoints/report/ and from there to this folder; where there is something already, the
@@ -299,6 +302,29 @@ def attacks():
     keep(*sorted((OUTPUT / 'plots').glob('attacks_*')))
 
 
+def word2vec():
+    program(ROOT / 'companions' / 'word2vec.py', '--tune', '--seeds', '2', '--output-dir', OUTPUT)
+    program(ROOT / 'companions' / 'word2vec.py', '--seeds', str(SEEDS), '--output-dir', OUTPUT)
+    keep(*(OUTPUT / 'plots' / name
+           for name in ('tune_word2vec.json', 'word2vec.json', 'word2vec.png', 'word2vec_vectors.png')))
+
+
+def texts():
+    program(ROOT / 'companions' / 'embeddings.py', '--tune', '--output-dir', OUTPUT)
+    program(ROOT / 'companions' / 'embeddings.py', '--seeds', str(SEEDS), '--output-dir', OUTPUT)
+    keep(*(OUTPUT / 'plots' / name for name in ('tune_embeddings.json', 'embeddings.json', 'embeddings.png')))
+
+
+def gan():
+    """At MNIST's width for as many epochs as take about the same time."""
+    program(ROOT / 'companions' / 'gan.py', '--seeds', str(SEEDS), '--output-dir', OUTPUT)
+    keep(*(OUTPUT / 'plots' / name for name in ('gan.json', 'gan_samples.png', 'gan_curves.png', 'gan_figures.png')))
+    wide = OUTPUT / 'gan_wide'
+    program(ROOT / 'companions' / 'gan.py', '--widths', '256', '1024', '--epochs', '80', '--loss', 'non-saturating',
+            '--seeds', str(SEEDS), '--output-dir', wide)
+    shutil.copyfile(wide / 'plots' / 'gan.json', REPORT / 'gan_wide.json')
+
+
 def others():
     """Three seeds, the settings of Japanese Vowels."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -310,7 +336,7 @@ def others():
 
 
 PARTS = {function.__name__: function for function in (sweep, unseen, inside, spikes, search, tune, best, peers, amp, attacks,
-                                                      others)}
+                                                      word2vec, texts, gan, others)}
 
 
 def main():

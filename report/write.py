@@ -26,6 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
 
 import amp  # noqa: E402
 import attacks  # noqa: E402
+import embeddings  # noqa: E402
+import gan  # noqa: E402
+import word2vec  # noqa: E402
 from accuracy import accuracy_table, comparisons, holm  # noqa: E402
 from best import search_table  # noqa: E402
 from measure import OTHERS  # noqa: E402
@@ -471,6 +474,10 @@ def names():
 
 def names_of_companions():
     """What template_companions.md can use."""
+    return {'p_text': p_text, **names_of_attacks(), **names_of_words(), **names_of_texts(), **names_of_gan()}
+
+
+def names_of_attacks():
     pictures, sequences = load('attacks_images')['runs'], load('attacks_sequences')['runs']
     compared, tuned = load('amp'), load('tune_amp')['runs']
 
@@ -534,13 +541,86 @@ def names_of_companions():
         return np.median([amp.measured(r)[1][(0, *amp.RADII).index(radius)] for r in compared['runs']
                         if r['job'] == job and r['method'] == method])
 
-    return {'p_text': p_text, 'picture': picture, 'legible': legible, 'sequence': sequence, 'weakest': weakest,
+    return {'picture': picture, 'legible': legible, 'sequence': sequence, 'weakest': weakest,
             'gains_table': gains_table, 'images_table': attacks.images_table(pictures), 'comparison': comparison,
-            'flatness': flatness, 'before_spikes': before_spikes_of, 'lowest': lowest, 'seeds': len(sequence('base', 'raw', 'none', 0.0)),
+            'flatness': flatness, 'before_spikes': before_spikes_of, 'lowest': lowest,
+            'seeds': len(sequence('base', 'raw', 'none', 0.0)),
             'sequences_table': {on: attacks.sequences_table(sequences, on) for on in ('normalised', 'raw')},
             'masking_table': attacks.masking_table(sequences),
             'amp_table': {job: amp.comparison_table(compared['runs'], job) for job in ('sequences', 'digits')},
             'amp_tuning': {job: amp.tuning_table(tuned, job) for job in ('sequences', 'digits')}}
+
+
+def names_of_words():
+    learnt = load('word2vec')
+    records = learnt['runs']
+    steps, = word2vec.of_job(records, 'steps')
+    ceiling, = word2vec.of_job(records, 'ceilings')
+    example, = word2vec.of_job(records, 'examples')
+    ratios = [record['ratio'] for record in word2vec.of_job(records, 'speed')]
+
+    def vectors(method):
+        return sorted((r for r in word2vec.of_job(records, 'vectors') if r['method'] == method), key=lambda r: r['seed'])
+
+    def mrr(method, group=None):
+        """The mean reciprocal rank of each seed in per cent, over all pairs or one group of counts, 0 the rarest."""
+        return 100 * np.array([r['mrr'] if group is None else r['by_count'][group][3] for r in vectors(method)])
+
+    def mrr_gains():
+        """Skip-gram against CBOW in each group of counts, and against gensim's over all pairs; corrected together."""
+        groups = range(len(vectors('CBOW')[0]['by_count']))
+        return corrected([Effect(group, mrr('skip-gram', group), mrr('CBOW', group)) for group in groups]
+                         + [Effect('gensim', mrr('skip-gram'), mrr('gensim skip-gram'))])
+
+    def predictor(name):
+        """The accuracy of SkipGram or CBOW after the last epoch, of each seed in per cent."""
+        return 100 * np.array([r['accuracy'][-1] for r in word2vec.of_job(records, 'accuracy') if r['method'] == name])
+
+    return {'words': learnt, 'vector_table': word2vec.vector_table(records), 'mrr': mrr, 'mrr_gains': mrr_gains(),
+            'rate_table': word2vec.rate_table(load('tune_word2vec')['runs']), 'predictor': predictor, 'ceilings': ceiling,
+            'steps': steps, 'speed': (np.median(ratios), min(ratios), max(ratios)), 'example': example,
+            'bias': {r['direction']: r for r in word2vec.of_job(records, 'bias')},
+            'bias_report': {r['direction']: word2vec.bias_report(r) for r in word2vec.of_job(records, 'bias')}}
+
+
+def names_of_texts():
+    records = load('embeddings')['runs']
+
+    def text_accuracy(vectors, method, size=0.0):
+        """Of each seed, in per cent, on test texts moved by an r of that norm."""
+        return 100 * embeddings.accuracies(records, vectors, method)[:, embeddings.SIZES.index(size)]
+
+    gains = corrected([Effect((vectors, method, against), text_accuracy(vectors, method), text_accuracy(vectors, against))
+                       for vectors in embeddings.VECTORS for method, against in
+                       (('adversarial', 'plain'), ('adversarial', 'random'), ('random', 'plain'))])
+
+    def gains_table():
+        lines = ['| vectors | compared | difference (points) | p, corrected |', '|---|---|---|---|']
+        for (vectors, method, against), e in gains.items():
+            lines.append(f'| {embeddings.VECTORS[vectors]} | {method} minus {against} | {e.mean:+.1f} ± {e.deviation:.1f} '
+                         f'| {p_text(e.p_holm)} |')
+        return '\n'.join(lines)
+
+    return {'texts': load('embeddings'), 'text_accuracy': text_accuracy, 'text_gains': gains,
+            'text_gains_table': gains_table(), 'text_table': embeddings.comparison_table(records),
+            'text_tuning': embeddings.tuning_table(load('tune_embeddings')['runs'])}
+
+
+def names_of_gan():
+    files = {'default': load('gan'), 'wide': load('gan_wide')}
+
+    def drawn(figure, loss='non-saturating', beta1=0.5, network='default'):
+        """The judge's figure at the last epoch, or the discriminator's final loss, of each seed."""
+        return np.array([gan.final_loss(r) if figure == 'loss' else r['evaluations'][-1][figure]
+                         for r in files[network]['runs'] if (r['loss'], r['beta1']) == (loss, beta1)])
+
+    def failed(beta1, network='default', how='collapsed'):
+        runs = [r for r in files[network]['runs'] if r['beta1'] == beta1]
+        return f'{sum(r[how] for r in runs)} of {len(runs)}'
+
+    return {'drawn': drawn, 'failed': failed, 'gan_real': files['default']['real'], 'digits': files['default'],
+            'gan_table': gan.table(files['default']['runs'], files['default']['real']),
+            'gan_wide_table': gan.table(files['wide']['runs'], {})}
 
 
 PAGES = {REPORT / 'README.md': ('template.md', names),

@@ -28,7 +28,7 @@ def test_the_page_is_what_the_files_give(page):
     assert write.render(page) == page.read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('page, least', zip(write.PAGES, (8, 6)))
+@pytest.mark.parametrize('page, least', zip(write.PAGES, (8, 12)))
 def test_every_file_that_the_page_shows_is_there(page, least):
     names = re.findall(r'\]\(([^):]+)\)', page.read_text(encoding='utf-8'))
     assert len(names) >= least

@@ -380,7 +380,7 @@ def test_checkpoints_rebuild_the_models_and_their_figures(dry_run, data):
         assert eval_model(model, data[1], mode)[1] == pytest.approx(run['history']['test_accuracy'][-1], abs=1 / 300)
 
 
-def test_other_data_and_one_job_give_the_same_shape_of_results(tmp_path):
+def test_other_data_and_one_job_give_the_same_shape_of_results(tmp_path, finished):
     """One feature, three classes, no leak: everything is taken from the file."""
     from scipy.io import savemat
     generator = np.random.default_rng(0)
@@ -394,9 +394,8 @@ def test_other_data_and_one_job_give_the_same_shape_of_results(tmp_path):
     labels = np.arange(30) % 3
     savemat(tmp_path / 'waves.mat', {'train_data': sequences(labels), 'train_label': labels + 1,
                                      'test_data': sequences(labels), 'test_label': labels + 1})
-    done = program('--data', tmp_path / 'waves.mat', '--dry-run', '--seeds', 1, '--jobs', 1, '--output-dir', tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert 'single feature' in done.stdout
+    out, _ = finished('--data', tmp_path / 'waves.mat', '--dry-run', '--seeds', 1, '--jobs', 1, '--output-dir', tmp_path)
+    assert 'single feature' in out
     assert torch.load(tmp_path / 'checkpoints' / 'base_seed0.pt', weights_only=True)['arguments']['output_size'] == 3
 
 

@@ -1,6 +1,6 @@
 """The reference run: everything that the report is made of, but the pictures and the text (write.py).
 
-    python report/measure.py                     # all of it, some four hours on two cores
+    python report/measure.py                     # all of it, some five hours on two cores
     python report/measure.py sweep unseen        # or only some parts
 
 sweep     sections 2 to 6 of the assignment with training.py, eight seeds: results.json and its figures

@@ -67,6 +67,11 @@ def compute_perturbation(loss, model):
     gradient flows through it. The graph of `loss` stays usable. (Miyato, Dai and Goodfellow, arXiv:1605.07725.)
     """
     g, = torch.autograd.grad(loss, model.v, retain_graph=True)
+    return per_sequence(g)
+
+
+def per_sequence(g):
+    """Each sequence of `g` [B, T, C] divided by its L2 norm over all steps and channels; 0 where it is 0."""
     peak = g.abs().amax(dim=(1, 2), keepdim=True)
     g = g / peak  # first, because the squares of a confident sequence's gradient would underflow
     r = g / torch.linalg.vector_norm(g, dim=(1, 2), keepdim=True)

@@ -70,14 +70,15 @@ def docstrings(max_words=None, jobs=1, libraries=tuple(LIBRARIES)):
     return make('docstrings', thinned(list(map(list, sentences)), max_words), versions)
 
 
-def labelled_docstrings(jobs=1, libraries=tuple(LIBRARIES)):
-    """The sentences of `docstrings`, labelled with their library. Sentences that name one of the libraries are left out.
+def labelled_docstrings(jobs=1, libraries=tuple(LIBRARIES), shortest=2, longest=LONGEST):
+    """The sentences of `docstrings` of `shortest` to `longest` words, labelled with their library.
 
-    As in `labelled_file`, a sentence that several libraries share is left out too.
+    Sentences that name one of the libraries are left out, and as in `labelled_file` those that several libraries share.
     """
     texts, versions = texts_of(libraries, jobs)
     pairs = [(library, tuple(sentence)) for library, group in texts.items() for text in dict.fromkeys(group)
-             for sentence in split(without_code(text)) if not names_a_library(sentence)]
+             for sentence in split(without_code(text))
+             if shortest <= len(sentence) <= longest and not names_a_library(sentence)]
     return make_labelled('docstrings', pairs, versions)
 
 

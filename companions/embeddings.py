@@ -56,7 +56,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import corpus as corpora
 from common import add_arguments, carry_out, complete, in_parallel, make_folders
 from runs import write
-from training import non_negative, positive_int, records_json, save_figure, spread, stratified_folds
+from training import non_negative, per_sequence, positive_int, records_json, save_figure, spread, stratified_folds
 from word2vec import alone, call, text_of, train as train_word2vec
 
 PADDING, UNKNOWN = 0, 1
@@ -71,13 +71,6 @@ VECTOR_WORDS = 300_000           # to learn word2vec's vectors from
 
 
 # ---------------------------------------------------------------------------------------------- the perturbation
-
-def per_sequence(g):
-    """Each sequence of `g` [B, T, d] divided by its L2 norm over all steps and dimensions; 0 where it is 0."""
-    peak = g.abs().amax(dim=(1, 2), keepdim=True)
-    g = g / peak  # first, because the squares of a confident sequence's gradient would underflow
-    return torch.where(peak > 0, g / torch.linalg.vector_norm(g, dim=(1, 2), keepdim=True), 0)
-
 
 def perturbation(loss, embedded, mask, epsilon):
     """r = ε g / ‖g‖₂ for each sequence, g the gradient of `loss` with respect to `embedded`.
@@ -434,10 +427,8 @@ def get_args(argv=None):
 def read_labelled(args):
     if args.tsv:
         return corpora.labelled_file(args.tsv, args.longest)
-    labelled = corpora.labelled_docstrings(args.jobs, ('numpy', 'sklearn') if args.dry_run else tuple(corpora.LIBRARIES))
-    kept = [(label, sentence) for label, sentence in zip(labelled.labels, labelled.sentences)
-            if SHORTEST <= len(sentence) <= args.longest]
-    return corpora.make_labelled(labelled.name, kept, labelled.sources)
+    libraries = ('numpy', 'sklearn') if args.dry_run else tuple(corpora.LIBRARIES)
+    return corpora.labelled_docstrings(args.jobs, libraries, SHORTEST, args.longest)
 
 
 def study(args):

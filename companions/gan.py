@@ -212,9 +212,14 @@ COLUMNS = {'confidence': 'confidence', 'conditional_entropy': 'H(y given x)', 'm
            'closer': 'closer than 99 % of test images', 'covering': 'covering the test images (ratio)'}
 
 
+def compared(records):
+    """Their losses and their beta1."""
+    return (list(dict.fromkeys(r[key] for r in records)) for key in ('loss', 'beta1'))
+
+
 def table(records, real):
     """Markdown: every setting at its last epoch, how often it failed, and the paired difference to the first beta1."""
-    losses, betas = (list(dict.fromkeys(r[key] for r in records)) for key in ('loss', 'beta1'))
+    losses, betas = compared(records)
     names = ['loss', 'beta1', 'discriminator loss', *COLUMNS.values(), f'D won (loss < {WON:g})',
              f'collapsed (total variation ≥ {COLLAPSED:g})']
     lines = [f'| {" | ".join(names)} |', '|---' * len(names) + '|']
@@ -241,7 +246,7 @@ def mean_spread(values, sign=''):
 def plot_samples(path, data, records, pictures):
     """A panel a setting: samples from one noise, a row an epoch; at the bottom the training images nearest to the last."""
     figure = Figure(figsize=(11, 9.5), layout='constrained')
-    losses, betas = (list(dict.fromkeys(r[key] for r in records)) for key in ('loss', 'beta1'))
+    losses, betas = compared(records)
     height = data.train.shape[2]
     for ax, (record, rows) in zip(figure.subplots(len(losses), len(betas), squeeze=False).ravel(), zip(records, pictures)):
         tiles = F.pad(rows[:, :, 0], (0, 1, 0, 1), value=0.5).permute(0, 2, 1, 3)  # with a line between them
@@ -255,7 +260,7 @@ def plot_samples(path, data, records, pictures):
 
 def plot_curves(path, records):
     """Both losses and D's mean answers against the epoch, a column a loss, a colour a beta1, a line a seed."""
-    losses, betas = (list(dict.fromkeys(r[key] for r in records)) for key in ('loss', 'beta1'))
+    losses, betas = compared(records)
     figure = Figure(figsize=(3 + 5 * len(losses), 10), layout='constrained')
     axes = figure.subplots(3, len(losses), sharex=True, squeeze=False)
     for record in records:
@@ -283,7 +288,7 @@ def plot_curves(path, records):
 
 def plot_figures(path, records, real):
     """Every figure of the judge against the epoch, mean ± standard deviation over seeds, beside that of real images."""
-    losses, betas = (list(dict.fromkeys(r[key] for r in records)) for key in ('loss', 'beta1'))
+    losses, betas = compared(records)
     figure = Figure(figsize=(16, 8), layout='constrained')
     axes = figure.subplots(2, 4).ravel()
     for ax, (key, name) in zip(axes, COLUMNS.items()):

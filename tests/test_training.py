@@ -42,13 +42,11 @@ def program(*arguments, **kwargs):
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(finished, capsys):
     """A function: the program on these arguments, in this process because it ends, with status 2, before any training."""
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['training.py', *map(str, arguments)])
-        monkeypatch.setattr(training.signal, 'signal', lambda *_: None)
         with pytest.raises(SystemExit) as end:
-            training.main()
+            finished(*arguments)
         assert end.value.code == 2
         return capsys.readouterr().err
 

@@ -1,28 +1,30 @@
-"""LSTM layers whose cell state is a proximal map, so that it moves little when the step's input is perturbed.
+"""LSTM layers whose cell state is a proximal map, so that it moves little when the input is perturbed.
 
-    python -m pytest tests/test_ProxLSTM.py
+M. Li, Y. Ma and X. Zhang, "Proximal mapping for deep regularization", NeurIPS 2020,
+arXiv:2006.07822. Equation numbers are those of "Adversarial Training on Sequence Classification"
+(CS 512, UIC, 2020).
 
-At each step an ordinary LSTM cell proposes the state s and the output h. The proximal layer keeps h and replaces s by
+At each step an ordinary LSTM cell computes the state s and the output h from the input v and the
+previous h and c. The proximal layer keeps h and replaces s by (3)
 
-    c = argmin_c ½‖c − s‖² + ε/2 ‖Gᵀc‖² = (I + ε G Gᵀ)⁻¹ s,        G = ∂s/∂v  (per sample, H×D),
+    c = argmin_c ½‖c − s‖² + ε/2 ‖Gᵀc‖² = (I + ε G Gᵀ)⁻¹ s,      G = ∂s/∂v  (H×D, one per sample),
 
-where v is the step's input and ε = δ²/λ weighs the perturbation's squared radius against staying close to s. The next
+where ε = δ²/λ weighs the squared radius δ² of v's perturbation against staying close to s. The next
 step starts from (h, c). With ε = 0 this is the ordinary LSTM.
 
 Backward, for an incoming ∂L/∂c and with M = I + ε G Gᵀ, a = M⁻¹ ∂L/∂c:
 
-    ∂L/∂s = a,        ∂L/∂G = −ε (a cᵀ + c aᵀ) G.
+    ∂L/∂s = a  (12),      ∂L/∂G = −ε (a cᵀ + c aᵀ) G  (21, which lacks ε: it is derived for ε = 1).
 
-G itself depends on v, on the previous h and c, and on the weights, so that a second-order term reaches all of them.
-It is the gradient of ⟨∂L/∂G, G⟩ with ∂L/∂G held constant; since ∂L/∂G has rank two, that equals the gradient of
-−ε ⟨Gᵀa, Gᵀc⟩ with a and c held constant, which takes two vector-Jacobian products of the cell and no loop over units.
-
-These are equations (3), (5)–(8), (12) and (21) of the assignment "Adversarial Training on Sequence Classification"
-(CS 512, UIC, 2020). Its (21) sets ε = 1, and its (4) leaves out that the weights reach L through G too.
-"""
+G itself depends on v, on the previous h and c, and on the weights, so that a second-order term
+reaches all of them: the gradient of ⟨∂L/∂G, G⟩ with ∂L/∂G held constant. For h and c it is (6) in
+(5) and (8) in (7); for the weights (4) leaves it out, but they need it too. Since ∂L/∂G has rank
+two, it equals the gradient of −ε ⟨Gᵀa, Gᵀc⟩ with a and c held constant, which takes two
+vector-Jacobian products of the cell and no loop over units. """
 
 import math
 import warnings
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +34,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 
 class ProximalStep(torch.autograd.Function):
-    """One step (v, h, c) → (h', c') of an LSTM cell, treated as a black box, followed by the proximal map.
+    """One step (v, h, c) → (h', c') of an LSTM cell, treated as a black box, then the proximal map.
 
-    Shapes: v [B, D]; h, c, h', c' [B, H]; weights as in `nn.LSTMCell`. All of one floating dtype and device.
+    Shapes: v [B, D]; h, c, h', c' [B, H]; weights as in `nn.LSTMCell`. All of one dtype and device.
     """
 
     @staticmethod
@@ -42,10 +44,11 @@ class ProximalStep(torch.autograd.Function):
         with torch.enable_grad():
             v = v.detach().requires_grad_()
             h_next, s = torch.lstm_cell(v, (h, c), *weights)
-            basis = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)[:, None].expand(-1, len(s), -1)
+            identity = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
+            basis = identity[:, None].expand(-1, len(s), -1)
             G, = torch.autograd.grad(s, v, basis, is_grads_batched=True)
         G = G.transpose(0, 1)
-        M = torch.eye(s.shape[1], dtype=s.dtype, device=s.device) + epsilon * G @ G.mT
+        M = identity + epsilon * G @ G.mT
         factor = torch.linalg.cholesky(M)
         c_next = torch.cholesky_solve(s.detach().unsqueeze(2), factor).squeeze(2)
         ctx.epsilon = epsilon
@@ -63,7 +66,7 @@ class ProximalStep(torch.autograd.Function):
             h_next, s = torch.lstm_cell(v, (h, c), *weights)
             Ga, = torch.autograd.grad(s, v, a, create_graph=True)
             Gc, = torch.autograd.grad(s, v, c_next, create_graph=True)
-            # The scalar whose gradient is (4), (5) and (7): grad_h, a and c_next are constants in it.
+            # Its gradient is (4), (5) and (7); grad_h, a and c_next are constants in it.
             scalar = (h_next * grad_h).sum() + (s * a).sum() - ctx.epsilon * (Ga * Gc).sum()
         return None, *torch.autograd.grad(scalar, inputs)
 
@@ -71,13 +74,14 @@ class ProximalStep(torch.autograd.Function):
 class ProxLSTMCell(nn.LSTMCell):
     """`nn.LSTMCell` with the proximal map on its cell state: `(input, (h, c)) -> (h', c')`.
 
-    Readable rather than fast: it forms G and factorises an H×H matrix per sample. `epsilon` ≥ 0 weighs the proximal
-    term; 0 is exactly `nn.LSTMCell`. Shapes are those of `nn.LSTMCell`: input [B, D] or [D], states [B, H] or [H],
-    zero where `hx` is absent; float32 or float64. The parameters keep their names, so state dicts are exchangeable.
-    Gradients reach the input, both states and all parameters, once: a second differentiation raises RuntimeError.
+    Readable rather than fast: it forms G and factorises an H×H matrix per sample. `epsilon` ≥ 0
+    weighs the proximal term; 0 is exactly `nn.LSTMCell`. Shapes are those of `nn.LSTMCell`: input
+    [B, D] or [D], states [B, H] or [H], zero where `hx` is absent; float32 or float64. The
+    parameters keep their names, so state dicts are exchangeable. Gradients reach the input, both
+    states and all parameters, once: a second differentiation raises RuntimeError.
 
-    Raises ValueError for a negative or non-finite epsilon, and torch.linalg.LinAlgError where the matrix is not
-    positive definite: for NaN in the input, or where ε G Gᵀ exhausts the precision.
+    Raises ValueError for a negative or non-finite epsilon, and torch.linalg.LinAlgError where the
+    matrix is not positive definite: for NaN in the input, or where ε G Gᵀ exhausts the precision.
     """
 
     def __init__(self, input_size, hidden_size, *, epsilon=1.0, device=None, dtype=None):
@@ -92,262 +96,56 @@ class ProxLSTMCell(nn.LSTMCell):
             return h[0], c[0]
         if hx is None:
             hx = 2 * (input.new_zeros(len(input), self.hidden_size),)
-        return ProximalStep.apply(self.epsilon, input, *hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return ProximalStep.apply(self.epsilon, input, *hx, self.weight_ih, self.weight_hh,
+                                  self.bias_ih, self.bias_hh)
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
 
 
-class ConjugateGradients:
-    """Solve (I + ε G Gᵀ) x = b for B systems at once, whose G = Σ_x diag(α_x) W_x is never formed.
-
-    x runs over the LSTM's gates i, f and g, and W_x [H, D] are their rows of `weight_ih`. The systems share their step
-    lengths, each with its right-hand side scaled to maximum norm 1, so that an iteration is two matrix products and a few
-    operations on [B, H]. It stops at a relative residual (root mean square over the systems) of `TOLERANCE`, which the
-    closing step improves on. A system too ill-conditioned to be solved that well gives a RuntimeWarning.
-
-    The preconditioner is E Q E. In an LSTM the gate g makes most of G, so E = diag(1 + ε α_g² ‖W_g‖²)^−½ is nearly what
-    scales M to a unit diagonal, and Q the inverse of what M is then for a typical α_g of ½: the same for all systems
-    and steps. From `DENSE` units up, where products with Q cost more than the iterations they save, Q = I.
-    """
-
-    TOLERANCE = {torch.float32: 5e-4, torch.float64: 1e-12}
-    MAX_ITERATIONS = 1000
-    TRUSTED_ITERATIONS = 50
-    DENSE = 128
-
-    def __init__(self, weight_ih, epsilon, batch):
-        H, D = len(weight_ih) // 4, weight_ih.shape[1]
-        self.root_epsilon = math.sqrt(epsilon)
-        self.W = self.root_epsilon * weight_ih[:3 * H]
-        self.W_T = self.W.T
-        W_g = self.W[2 * H:]
-        self.Wg2 = torch.linalg.vector_norm(W_g, dim=1).square()
-        self.one = W_g.new_ones(())
-        self.iterations = 0  # that the last solve() took
-        self.Q = None
-        if H < self.DENSE:
-            self.W_T = self.W_T.contiguous()
-            typical = (self.one + self.Wg2 / 4).rsqrt_()
-            # What is added to the unit diagonal keeps the inverse positive definite in float32, whatever epsilon is.
-            scaled = torch.diag(typical * typical + 1e-3).addmm_(typical[:, None] * W_g, (typical[:, None] * W_g).T,
-                                                                 alpha=1 / 4)
-            self.Q = torch.linalg.inv_ex(scaled).inverse  # unchecked: a diverged model gives NaN, no error
-        self.tolerance = self.TOLERANCE[weight_ih.dtype]
-        self.tiny = torch.finfo(weight_ih.dtype).tiny
-        # M p, p, √ε Gᵀp and ε W Gᵀp lie side by side, and so do r, −x, −y and −w, from which the same multiple of each is
-        # subtracted in every iteration: one operation advances all.
-        shapes = (batch, H), (batch, H), (batch, D), (batch, 3 * H)
-        sizes = [rows * columns for rows, columns in shapes]
-        self.direction, self.solution = weight_ih.new_empty(2, sum(sizes))
-        (self.Mp_flat, self.p_flat, *_), (self.r_flat, *_) = self.direction.split(sizes), self.solution.split(sizes)
-        self.Mp, self.p, self.y, self.w = (x.view(shape) for x, shape in zip(self.direction.split(sizes), shapes))
-        self.r, *self.minus_xyw = (x.view(shape) for x, shape in zip(self.solution.split(sizes), shapes))
-        self.z, self.u = weight_ih.new_empty(batch, H), weight_ih.new_empty(batch, 3, H)
-        self.z_flat, self.u_flat, self.p_row = self.z.view(-1), self.u.flatten(1), self.p[:, None]
-        self.w_gates = self.w.chunk(3, 1)
-
-    def scale(self, alpha_g):
-        """The diagonal of E for alpha_g [..., H]."""
-        return torch.addcmul(self.one, alpha_g * alpha_g, self.Wg2).rsqrt_()
-
-    def precondition(self, r, scale, out):
-        """Write E Q E r to `out`."""
-        scaled = r * scale
-        if self.Q is None:
-            return torch.mul(scaled, scale, out=out)
-        return torch.mm(scaled, self.Q, out=out).mul_(scale)
-
-    def solve(self, alpha, scale, b, out):
-        """Write x [B, H], √ε Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, for alpha [B, 3, H], its scale(), b [B, H]."""
-        Mp, p, y, w, r, u, z, p_row = self.Mp, self.p, self.y, self.w, self.r, self.u, self.z, self.p_row
-
-        norm = b.abs().amax(1, keepdim=True).clamp_min_(self.tiny)
-        self.solution.zero_()
-        torch.div(b, norm, out=r)
-        self.precondition(r, scale, out=p)
-        rz = torch.dot(self.r_flat, self.p_flat).item()
-        if not math.isfinite(rz):  # one sample's NaN must not keep the others from being solved; its own stays NaN
-            spoiled = ~p.isfinite().all(dim=1, keepdim=True)
-            alpha = alpha.masked_fill(spoiled[:, None], 0)
-            norm.masked_fill_(spoiled, math.nan)
-            r.masked_fill_(spoiled, 0)
-            p.masked_fill_(spoiled, 0)
-            scale = scale.masked_fill(spoiled, 1)
-            rz = torch.dot(self.r_flat, self.p_flat).item()
-        alpha_i, alpha_f, alpha_g = alpha.unbind(1)
-        w_i, w_f, w_g = self.w_gates
-        goal = rz * self.tolerance ** 2
-        step, iterations = 0.0, 0
-        while rz > goal and iterations < self.MAX_ITERATIONS:
-            torch.mul(alpha, p_row, out=u)
-            torch.mm(self.u_flat, self.W, out=y)
-            torch.mm(y, self.W_T, out=w)
-            torch.addcmul(p, alpha_i, w_i, out=Mp).addcmul_(alpha_f, w_f).addcmul_(alpha_g, w_g)
-            curvature = torch.dot(self.p_flat, self.Mp_flat).item()
-            if not curvature > 0:
-                break
-            step = rz / curvature
-            self.solution.sub_(self.direction, alpha=step)
-            self.precondition(r, scale, out=z)
-            rz, previous = torch.dot(self.r_flat, self.z_flat).item(), rz
-            torch.add(z, p, alpha=rz / previous, out=p)
-            iterations += 1
-        self.iterations = iterations
-        if iterations <= self.TRUSTED_ITERATIONS and 0 <= rz <= goal:
-            # One more step of x, of the last length, is nearly the next one and needs no product. (y and w stay behind.)
-            self.minus_xyw[0].sub_(p, alpha=step)
-        else:
-            self.verify(alpha, b / norm)
-        minus_norm = norm.neg_()
-        for value, result in zip(self.minus_xyw, out):
-            torch.mul(value, minus_norm, out=result)
-
-    def verify(self, alpha, b):
-        """Warn if x fails its equation: over many iterations the recursive residual departs from the true one."""
-        x = -self.minus_xyw[0]
-        w = (alpha * x[:, None]).flatten(1) @ self.W @ self.W_T
-        relative = (b - x - (alpha * w.view_as(alpha)).sum(1)).norm() / b.norm()
-        if not relative < 10 * self.tolerance:
-            warnings.warn(f'ProxLSTM: a proximal step was solved only to a relative residual of {relative:.1e}, '
-                          f'expected {self.tolerance:.0e}; use a smaller epsilon or float64', RuntimeWarning, stacklevel=2)
-
-
-class ProximalSequence(torch.autograd.Function):
-    """All steps of `ProximalStep` at once, for the LSTM's own G: (input, h, c) → every step's h and c.
-
-    With the gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), whose z are affine in v, s = f c₋ + i g and
-
-        α_i = ∂s/∂z_i = g i(1−i),     α_f = ∂s/∂z_f = c₋ f(1−f),     α_g = ∂s/∂z_g = i(1−g²),     G = Σ_x diag(α_x) W_x.
-
-    The derivative of the second-order term −ε ⟨Gᵀa, Gᵀc⟩ with respect to α_x is −β_x, β_x = ε (a W_x Gᵀc + c W_x Gᵀa),
-    and the derivatives of α_x are the second derivatives of s. The solver's by-products are all that β needs.
-
-    Shapes: input [T, B, D]; h and c [B, H]; weights as in `nn.LSTM`; both results [T, B, H]. What is kept for the
-    backward pass grows as T·B·(H + D).
-    """
-
-    CHUNK = 16  # steps whose coefficients the backward pass prepares together: few operations, and little memory
-
-    @staticmethod
-    def forward(ctx, epsilon, input, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
-        T, B, D = input.shape
-        H = h.shape[1]
-        gates_all = torch.addmm(bias_ih + bias_hh, input.reshape(T * B, D), weight_ih.T).view(T, B, 4 * H)
-        h_all, c_all, y_all, w_all = (input.new_empty(steps, B, n) for steps, n in
-                                      ((T + 1, H), (T + 1, H), (T, D), (T, 3 * H)))
-        h_all[0], c_all[0] = h, c
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all)
-
-        ctx.solver = solver = ConjugateGradients(weight_ih, epsilon, B)
-        alpha = input.new_empty(B, 3, H)
-        alpha_i, alpha_f, alpha_g = alpha.unbind(1)
-        weight_hh_T = weight_hh.T
-        for z, z_if, i, f, g, o, h, h_next, c, *out in by_step(gates_all, gates_all[:, :, :2 * H],
-                                                               *gates_all.chunk(4, 2), h_all[:-1], h_all[1:],
-                                                               c_all[:-1], c_all[1:], y_all, w_all):
-            z.addmm_(h, weight_hh_T)
-            z_if.sigmoid_()
-            g.tanh_()
-            o.sigmoid_()
-            ig = i * g
-            s = torch.addcmul(ig, f, c)
-            torch.mul(o, s.tanh(), out=h_next)
-            sigmoid_i, sigmoid_f = torch.addcmul(z_if, z_if, z_if, value=-1).chunk(2, 1)  # σ' = σ − σ²
-            torch.mul(g, sigmoid_i, out=alpha_i)
-            torch.mul(c, sigmoid_f, out=alpha_f)
-            torch.addcmul(i, ig, g, value=-1, out=alpha_g)
-            solver.solve(alpha, solver.scale(alpha_g), s, out)
-        return h_all[1:], c_all[1:]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_h_all, grad_c_all):
-        input, weight_ih, weight_hh, gates_all, h_all, c_all, y_all, w_all = ctx.saved_tensors
-        solver = ctx.solver
-        T, B, D = input.shape
-        H = h_all.shape[2]
-        Wp = torch.empty_like(w_all[0])
-        grad_input, grad_weight_ih, grad_weight_hh = (input.new_empty(T, B, D), torch.zeros_like(weight_ih),
-                                                      torch.zeros_like(weight_hh))
-        grad_bias = weight_ih.new_zeros(4 * H)
-        zero = torch.zeros_like(h_all[0])
-        grads_h, grads_c = ([zero] + (T * [zero] if x is None else list(x.unbind(0))) for x in (grad_h_all, grad_c_all))
-        grad_h, grad_c = grads_h.pop(), grads_c.pop()
-
-        for start in reversed(range(0, T, ProximalSequence.CHUNK)):
-            chunk = slice(start, min(start + ProximalSequence.CHUNK, T))
-            c_previous, c, y, w = c_all[chunk], c_all[1:][chunk], y_all[chunk], w_all[chunk].unflatten(2, (3, H))
-            ifg = gates_all[chunk][:, :, :3 * H].unflatten(2, (3, H))
-            i, f, g, o = gates_all[chunk].chunk(4, 2)
-            ig = i * g
-            tanh_s = torch.addcmul(ig, f, c_previous).tanh_()
-            dh_ds, dh_dzo = torch.addcmul(o, o * tanh_s, tanh_s, value=-1), tanh_s * (o - o * o)
-            d2s_fc, sigmoid_i = f - f * f, i - i * i                        # ∂²s/∂z_f∂c₋ = σ'(z_f)
-            alpha = torch.stack([g * sigmoid_i, c_previous * d2s_fc, i - ig * g], 2)
-            d2s_ig = (1 - g * g) * sigmoid_i                                # ∂²s/∂z_i∂z_g
-            d2s_ii = torch.mul(ifg, alpha).mul_(-2)                         # ∂²s/∂z_x², x = i, f, g
-            d2s_ii[:, :, :2] += alpha[:, :, :2]
-            grad_z, a, p = torch.empty_like(gates_all[chunk]), torch.empty_like(c), torch.empty_like(y)
-
-            steps = by_step(alpha, solver.scale(alpha[:, :, 2]), c[:, :, None], w, f, dh_ds, dh_dzo, d2s_ii, d2s_ig,
-                            d2s_fc, grad_z, grad_z[:, :, :3 * H].unflatten(2, (3, H)), *grad_z.chunk(4, 2), a, p)
-            for (alpha_t, scale, c_t, w_t, f_t, dh_ds_t, dh_dzo_t, d2s_ii_t, d2s_ig_t, d2s_fc_t,
-                 grad_z_t, grad_z_ifg, grad_z_i, _, grad_z_g, grad_z_o, a_t, p_t) in reversed(steps):
-                solver.solve(alpha_t, scale, grad_c, out=(a_t, p_t, Wp))
-                beta = torch.mul(a_t[:, None], w_t).addcmul_(c_t, Wp.view_as(w_t))
-                beta_i, beta_f, beta_g = beta.unbind(1)
-                grad_s = torch.addcmul(a_t, grad_h, dh_ds_t)
-                torch.mul(alpha_t, grad_s[:, None], out=grad_z_ifg).addcmul_(d2s_ii_t, beta, value=-1)
-                grad_z_i.addcmul_(d2s_ig_t, beta_g, value=-1)
-                grad_z_g.addcmul_(d2s_ig_t, beta_i, value=-1)
-                torch.mul(grad_h, dh_dzo_t, out=grad_z_o)
-                grad_c = torch.addcmul(grads_c.pop(), grad_s, f_t).addcmul_(d2s_fc_t, beta_f, value=-1)
-                grad_h = torch.addmm(grads_h.pop(), grad_z_t, weight_hh)
-
-            grad_z = grad_z.flatten(0, 1)
-            torch.mm(grad_z, weight_ih, out=grad_input[chunk].flatten(0, 1))
-            grad_weight_ih.addmm_(grad_z.T, input[chunk].flatten(0, 1))
-            for x, q in (a, y), (c, p):
-                alpha_x = torch.mul(alpha, x[:, :, None], out=d2s_ii).flatten(2).flatten(0, 1)  # d2s_ii has served
-                grad_weight_ih[:3 * H].addmm_(alpha_x.T, q.flatten(0, 1), alpha=-solver.root_epsilon)
-            grad_weight_hh.addmm_(grad_z.T, h_all[chunk].flatten(0, 1))
-            grad_bias += grad_z.sum(0)
-        return None, grad_input, grad_h, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_bias
-
-
-def by_step(*tensors):
-    """A list over the first dimension, of tuples of what the tensors hold there."""
-    return list(zip(*(x.unbind(0) for x in tensors)))
+def check_epsilon(epsilon):
+    """Return `epsilon`, a number or 0-d tensor, as a float; ValueError unless finite and ≥ 0."""
+    if torch.is_tensor(epsilon) and epsilon.requires_grad:
+        raise ValueError('epsilon requires a gradient, but none with respect to it is computed')
+    try:
+        value = float(epsilon)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f'epsilon is {epsilon}, expected a finite number that is not negative')
+    return value
 
 
 class ProxLSTM(nn.LSTM):
-    """One-layer `nn.LSTM` with the proximal map on every step's cell state: `ProxLSTMCell` over a sequence, fast.
+    """One-layer `nn.LSTM` with the proximal map on every step's cell state.
 
-    `(input, (h_0, c_0)=None, epsilon=None) -> output, (h_n, c_n)`, all shaped as by `nn.LSTM`: input [T, B, D],
-    [B, T, D] with `batch_first`, [T, D] without a batch, or a `PackedSequence`; output likewise, with H features;
-    states [1, B, H] or [1, H], zero where `hx` is absent. float32 or float64. `c_n` is the proximal state of each
-    sequence's last step, from which a caller can go on. `epsilon`, a number or 0-d tensor, takes the place of the
-    layer's own in one call; 0 is exactly `nn.LSTM`. The parameters keep their names, so state dicts are exchangeable
-    with `nn.LSTM`. Gradients can be taken once: a second differentiation raises RuntimeError.
+    The method is that of M. Li, Y. Ma and X. Zhang, "Proximal mapping for deep regularization"
+    (NeurIPS 2020). The layer computes what a loop over `ProxLSTMCell` does, faster.
 
-    The linear systems are solved iteratively: in float64 nearly to round-off, in float32 so that gradients have a
-    relative error of 1e-5 to 1e-4 for ε up to 2, a few times that for ε of 5 to 30 (and within that a sample's result
-    depends on its batch).
+    `(input, (h_0, c_0)=None, epsilon=None) -> output, (h_n, c_n)`, all shaped as by `nn.LSTM`:
+    input [T, B, D], [B, T, D] with `batch_first`, [T, D] without a batch, or a `PackedSequence`;
+    output likewise, with H features; states [1, B, H] or [1, H], zero where `hx` is absent. float32
+    or float64. `c_n` is the proximal state of each sequence's last step, from which a caller can
+    continue. `epsilon`, a number or 0-d tensor, replaces the layer's own in one call; 0 is exactly
+    `nn.LSTM`. The parameters keep their names, so state dicts are exchangeable with `nn.LSTM`.
+    Gradients can be taken once: a second differentiation raises RuntimeError.
 
-    Raises ValueError for a negative or non-finite epsilon and for options of `nn.LSTM` that are not supported (several
-    layers, no bias, dropout, bidirectional, projections); ValueError or RuntimeError for input of a wrong shape or type.
-    """
+    The linear systems are solved iteratively: in float64 nearly to round-off, in float32 so that
+    gradients have a relative error of 1e-5 to 1e-4 for ε up to 2, a few times that for ε of 5 to 30
+    (and within that a sample's result depends on its batch).
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, epsilon=1.0, batch_first=False, device=None,
-                 dtype=None, **others):
-        supported = {'num_layers': 1, 'bias': True, 'dropout': 0.0, 'bidirectional': False, 'proj_size': 0}
+    Raises ValueError for a negative or non-finite epsilon and for options of `nn.LSTM` that are not
+    supported (several layers, no bias, dropout, bidirectional, projections); ValueError or
+    RuntimeError for input of a wrong shape or type. """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, epsilon=1.0, batch_first=False,
+                 device=None, dtype=None, **others):
+        only = {'num_layers': 1, 'bias': True, 'dropout': 0.0, 'bidirectional': False, 'proj_size': 0}
         for name, value in {'num_layers': num_layers, **others}.items():
-            if name not in supported:
+            if name not in only:
                 raise TypeError(f'ProxLSTM has no option {name!r}')
-            if value != supported[name]:
-                raise ValueError(f'ProxLSTM does not support {name}={value!r}, expected {supported[name]!r}')
+            if value != only[name]:
+                raise ValueError(f'ProxLSTM does not support {name}={value!r}, expected {only[name]!r}')
         super().__init__(input_size, hidden_size, batch_first=batch_first, device=device, dtype=dtype)
         self.epsilon = check_epsilon(epsilon)
 
@@ -357,21 +155,19 @@ class ProxLSTM(nn.LSTM):
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
             return self.forward_packed(input, hx, epsilon)
-        if input.dim() not in (2, 3):
+        if input.dim() == 2:  # without a batch
+            B = 0 if self.batch_first else 1
+            hx = None if hx is None else [x[:, None] for x in hx]
+            output, (h_n, c_n) = self.forward(input.unsqueeze(B), hx, epsilon)
+            return output.squeeze(B), (h_n[:, 0], c_n[:, 0])
+        if input.dim() != 3:
             raise ValueError(f'input has {input.dim()} dimensions, expected 2 (unbatched) or 3')
-        batched = input.dim() == 3
-        if not batched:
-            input = input[:, None]
-        elif self.batch_first:
-            input = input.transpose(0, 1)
-        output, c = self.all_steps(input, hx if batched or hx is None else [x[:, None] for x in hx], epsilon)
-        h_n, c_n = output[-1:], c[-1:]
-        if not batched:
-            return output[:, 0], (h_n[:, 0], c_n[:, 0])
-        return output.transpose(0, 1) if self.batch_first else output, (h_n, c_n)
+        output, c = self.all_steps(input.transpose(0, 1) if self.batch_first else input, hx, epsilon)
+        states = output[-1:], c[-1:]
+        return output.transpose(0, 1) if self.batch_first else output, states
 
     def forward_packed(self, input, hx, epsilon):
-        """Run padded, then take each sequence's own last state: what follows it has no influence on it."""
+        """Run padded, then take each sequence's own last state: what follows does not influence it."""
         padded, lengths = pad_packed_sequence(input)
         output, c = self.all_steps(padded, hx, epsilon)
         packed = pack_padded_sequence(output, lengths, enforce_sorted=input.sorted_indices is None)
@@ -379,38 +175,305 @@ class ProxLSTM(nn.LSTM):
         return packed, (output[last][None], c[last][None])
 
     def all_steps(self, input, hx, epsilon):
-        """Every step's h and c, [T, B, H], for input [T, B, D]."""
+        """Compute every step's h and c, [T, B, H], for input [T, B, D]."""
         T, B, _ = input.shape
         if T == 0:
             raise ValueError('input has no steps, expected at least one')
         if input.dtype not in ConjugateGradients.TOLERANCE:
             raise ValueError(f'input is {input.dtype}, expected float32 or float64')
+        shape = 1, B, self.hidden_size
         if hx is None:
-            hx = 2 * (input.new_zeros(1, B, self.hidden_size),)
+            hx = 2 * (input.new_zeros(shape),)
         self.check_input(input, None)
         for name, state in zip(('h_0', 'c_0'), hx):
-            self.check_hidden_size(state, (1, B, self.hidden_size), f'{name} has shape {{1}}, expected {{0}}')
+            self.check_hidden_size(state, shape, f'{name} has shape {{1}}, expected {{0}}')
             if (state.dtype, state.device) != (input.dtype, input.device):
-                raise ValueError(f'{name} is {state.dtype} on {state.device}, expected {input.dtype} on {input.device} '
-                                 f'as the input')
+                raise ValueError(f'{name} is {state.dtype} on {state.device}, '
+                                 f'expected {input.dtype} on {input.device} as the input')
         h, c = (state[0] for state in hx)
-        padding = 0, 0, 0, -B % 4  # matrix products of a multiple of four rows take up to a fifth less time
-        output, c = ProximalSequence.apply(epsilon, F.pad(input, padding), F.pad(h, padding), F.pad(c, padding),
-                                           self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+        # Matrix products of a multiple of four rows take up to a fifth less time.
+        input, h, c = (F.pad(x, (0, 0, 0, -B % 4)) for x in (input, h, c))
+        output, c = ProximalSequence.apply(epsilon, input, h, c, self.weight_ih_l0, self.weight_hh_l0,
+                                           self.bias_ih_l0, self.bias_hh_l0)
         return output[:, :B].contiguous(), c[:, :B].contiguous()
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
 
 
-def check_epsilon(epsilon):
-    """`epsilon`, a number or 0-d tensor, as a float; ValueError unless it is finite and not negative."""
-    if torch.is_tensor(epsilon) and epsilon.requires_grad:
-        raise ValueError('epsilon requires a gradient, but no gradient with respect to it is computed')
-    try:
-        value = float(epsilon)
-    except (TypeError, ValueError, RuntimeError):
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f'epsilon is {epsilon}, expected a finite number that is not negative')
-    return value
+# ------------------------------------------------------------- everything below is only speed
+#
+# It writes the steps of `ProximalStep` out for the LSTM's own gates. From here on, G and W contain
+# the factor √ε: W [3H, D] is √ε times the rows of `weight_ih` of the gates k = i, f, g, so that G =
+# Σ_k diag(α_k) W_k and M = I + G Gᵀ. As above, Ga and Gc are Gᵀa and Gᵀc [B, D]; WGa and WGc are W
+# Gᵀa and W Gᵀc [B, 3H].
+
+class ProximalSequence(torch.autograd.Function):
+    """All steps of a sequence at once: (input, h, c) → every step's h and c.
+
+    A step has the gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), whose z are affine in v
+    and the previous h, and s = f c₋ + i g for the previous c₋. So α_k = ∂s/∂z_k. The derivative of
+    the second-order term −⟨Gᵀa, Gᵀc⟩ with respect to α_k is −β_k, β_k = a W_k Gᵀc + c W_k Gᵀa, and
+    the derivatives of α_k are the second derivatives of s. The solver's by-products are all that β
+    needs.
+
+    Shapes: input [T, B, D]; h and c [B, H]; weights as in `nn.LSTM`; both results [T, B, H]. What
+    is kept for the backward pass grows as T·B·(H + D). """
+
+    CHUNK = 16  # steps whose derivatives are computed together: few operations, and little memory
+
+    @staticmethod
+    def forward(ctx, epsilon, input, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
+        T, B, D = input.shape
+        H = h.shape[1]
+        z_all = torch.addmm(bias_ih + bias_hh, input.reshape(T * B, D), weight_ih.T).view(T, B, 4 * H)
+        h_all, c_all, Gc_all, WGc_all = (input.new_empty(steps, B, size) for steps, size in
+                                         ((T + 1, H), (T + 1, H), (T, D), (T, 3 * H)))
+        h_all[0], c_all[0] = h, c
+        solver = ConjugateGradients(weight_ih, epsilon, B)
+        alpha = input.new_empty(B, 3, H)
+        alpha_i, alpha_f, alpha_g = alpha.unbind(1)
+        weight_hh_T = weight_hh.T
+        steps = zip(z_all, z_all[:, :, :2 * H], *z_all.chunk(4, 2), h_all, c_all, h_all[1:],
+                    c_all[1:], Gc_all, WGc_all)
+        for z, i_and_f, i, f, g, o, h, c, h_next, *out in steps:
+            z.addmm_(h, weight_hh_T)
+            i_and_f.sigmoid_()
+            g.tanh_()
+            o.sigmoid_()
+            ig = i * g
+            s = torch.addcmul(ig, f, c)
+            torch.mul(o, s.tanh(), out=h_next)
+            slope_i, slope_f = torch.addcmul(i_and_f, i_and_f, i_and_f, value=-1).chunk(2, 1)  # σ'
+            torch.mul(g, slope_i, out=alpha_i)
+            torch.mul(c, slope_f, out=alpha_f)
+            torch.addcmul(i, ig, g, value=-1, out=alpha_g)
+            solver.solve(alpha, solver.scale(alpha_g), s, out)
+        gates_all = z_all  # activated in place
+        ctx.solver = solver
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, weight_ih, weight_hh, gates_all, h_all, c_all, Gc_all, WGc_all)
+        return h_all[1:], c_all[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_h_all, grad_c_all):
+        input, weight_ih, weight_hh, gates_all, h_all, c_all, Gc_all, WGc_all = ctx.saved_tensors
+        solver, CHUNK = ctx.solver, ProximalSequence.CHUNK
+        T, B, D = input.shape
+        gates_all, WGc_all = gates_all.unflatten(2, (4, -1)), WGc_all.unflatten(2, (3, -1))
+        h_before, c_before, c_all = h_all[:-1], c_all[:-1], c_all[1:]
+        grad_input = input.new_empty(T, B, D)
+        grads_weights = [weight_ih.new_zeros(shape)
+                         for shape in (weight_ih.shape, weight_hh.shape, len(weight_ih))]
+        # What the loss contributes to the gradient of each state, from the initial one to the last.
+        zero = torch.zeros_like(h_all[0])
+        grads_h, grads_c = ([zero, *(T * [zero] if grad is None else grad)]
+                            for grad in (grad_h_all, grad_c_all))
+        grad_h, grad_c = grads_h.pop(), grads_c.pop()
+
+        for start in reversed(range(0, T, CHUNK)):
+            chunk = slice(start, start + CHUNK)
+            c, Gc, WGc = c_all[chunk], Gc_all[chunk], WGc_all[chunk]
+            cell = cell_derivatives(gates_all[chunk], c_before[chunk])
+            scale = solver.scale(cell.alpha[:, :, 2])
+            grad_gates, a, Ga = (torch.empty_like(x) for x in (gates_all[chunk], c, Gc))
+            grad_z = grad_gates.flatten(2)
+            steps = zip(grad_z, map(CellDerivatives._make, zip(*cell)), scale, c[:, :, None], WGc,
+                        a, Ga, zip(grad_gates[:, :, :3], *grad_gates.unbind(2)))
+            for grad_z_t, cell_t, *tensors in reversed(list(steps)):
+                grad_s, beta_f = backward_step(solver, grad_h, grad_c, cell_t, *tensors)
+                grad_c = torch.addcmul(grads_c.pop(), grad_s, cell_t.ds_dc)
+                grad_c.addcmul_(cell_t.d2s_fc, beta_f, value=-1)
+                grad_h = torch.addmm(grads_h.pop(), grad_z_t, weight_hh)
+            torch.mm(grad_z.flatten(0, 1), weight_ih, out=grad_input[chunk].flatten(0, 1))
+            add_weight_gradients(grads_weights, grad_z, input[chunk], h_before[chunk], cell,
+                                 [(a, Gc), (c, Ga)], solver.root_epsilon)
+        return None, grad_input, grad_h, grad_c, *grads_weights, grads_weights[-1]
+
+
+class CellDerivatives(NamedTuple):
+    """Derivatives of s = f c₋ + i g and h = o tanh(s); those of a chunk of steps are [T, B, ...]."""
+    alpha: torch.Tensor   # ∂s/∂z_k, stacked over the gates k = i, f, g  [B, 3, H]
+    d2s_kk: torch.Tensor  # ∂²s/∂z_k², likewise                          [B, 3, H]
+    d2s_ig: torch.Tensor  # ∂²s/∂z_i∂z_g                                 [B, H]
+    d2s_fc: torch.Tensor  # ∂²s/∂z_f∂c₋                                  [B, H]
+    ds_dc: torch.Tensor   # ∂s/∂c₋                                       [B, H]
+    dh_ds: torch.Tensor   # ∂h/∂s                                        [B, H]
+    dh_do: torch.Tensor   # ∂h/∂z_o                                      [B, H]
+
+
+def cell_derivatives(gates, c):
+    """Compute the CellDerivatives of a chunk with these gates [T, B, 4, H] and c₋ [T, B, H]."""
+    i, f, g, o = gates.unbind(2)
+    ig = i * g
+    tanh_s = torch.addcmul(ig, f, c).tanh_()
+    slope_i, slope_f = i - i * i, f - f * f  # σ' = σ − σ²
+    alpha = torch.stack([g * slope_i, c * slope_f, i - ig * g], 2)
+    d2s_kk = torch.mul(gates[:, :, :3], alpha).mul_(-2)
+    d2s_kk[:, :, :2] += alpha[:, :, :2]
+    return CellDerivatives(alpha, d2s_kk, d2s_ig=(1 - g * g) * slope_i, d2s_fc=slope_f, ds_dc=f,
+                           dh_ds=torch.addcmul(o, o * tanh_s, tanh_s, value=-1),
+                           dh_do=tanh_s * (o - o * o))
+
+
+def backward_step(solver, grad_h, grad_c, cell, scale, c, WGc, a, Ga, grad_z):
+    """Write a step's a, Gᵀa and ∂L/∂z to `a`, `Ga` and `grad_z`; return ∂L/∂s and β_f, [B, H].
+
+    grad_h and grad_c are ∂L/∂h and ∂L/∂c; c is [B, 1, H], WGc [B, 3, H]. grad_z holds five views of
+    ∂L/∂z, of the gates i, f, g together and of i, f, g, o.
+    """
+    solver.solve(cell.alpha, scale, grad_c, out=(a, Ga, solver.WGx))
+    WGa = solver.WGx.view_as(WGc)
+    beta = torch.mul(a[:, None], WGc).addcmul_(c, WGa)
+    beta_i, beta_f, beta_g = beta.unbind(1)
+    grad_s = torch.addcmul(a, grad_h, cell.dh_ds)
+    grad_z_ifg, grad_z_i, _, grad_z_g, grad_z_o = grad_z
+    torch.mul(cell.alpha, grad_s[:, None], out=grad_z_ifg).addcmul_(cell.d2s_kk, beta, value=-1)
+    grad_z_i.addcmul_(cell.d2s_ig, beta_g, value=-1)
+    grad_z_g.addcmul_(cell.d2s_ig, beta_i, value=-1)
+    torch.mul(grad_h, cell.dh_do, out=grad_z_o)
+    return grad_s, beta_f
+
+
+def add_weight_gradients(grads, grad_z, input, h, cell, pairs, root_epsilon):
+    """Add a chunk's gradients to those of weight_ih, weight_hh and the bias, `grads`.
+
+    The second-order term adds −√ε Σ diag(α_k) (a Gcᵀ + c Gaᵀ), summed over steps and samples, to
+    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga). """
+    grad_weight_ih, grad_weight_hh, grad_bias = grads
+    grad_z, input, h = (x.flatten(0, 1) for x in (grad_z, input, h))
+    grad_weight_ih.addmm_(grad_z.T, input)
+    for x, Gx in pairs:
+        alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.d2s_kk)  # no longer needed
+        rows = alpha_x.flatten(2).flatten(0, 1).T
+        grad_weight_ih[:len(rows)].addmm_(rows, Gx.flatten(0, 1), alpha=-root_epsilon)
+    grad_weight_hh.addmm_(grad_z.T, h)
+    grad_bias += grad_z.sum(0)
+
+
+class ConjugateGradients:
+    """Solve M x = b, M = I + G Gᵀ, for B systems at once, without forming G.
+
+    These are preconditioned conjugate gradients in the usual letters, with the residual r = M x − b
+    and its preconditioned form z. The systems share their step lengths, each with its right-hand
+    side scaled to maximum norm 1, so that an iteration is two matrix products and a few operations
+    on [B, H]. It stops at a relative residual (root mean square over the systems) of `TOLERANCE`,
+    which `extrapolate` improves on. A system too ill-conditioned to be solved that well gives a
+    RuntimeWarning.
+
+    The preconditioner is E Q E. In an LSTM the gate g makes most of G, so E = diag(1 + α_g²
+    ‖W_g‖²)^−½, with the norms of W_g's rows, nearly scales M to a unit diagonal, and Q is the
+    inverse of what M is then for a typical α_g of ½: the same for all systems and steps. From
+    `DENSE` units up, where products with Q cost more than the iterations they save, Q = I. """
+
+    TOLERANCE = {torch.float32: 5e-4, torch.float64: 1e-12}
+    MAX_ITERATIONS = 1000
+    TRUSTED_ITERATIONS = 50
+    DENSE = 128
+
+    def __init__(self, weight_ih, epsilon, batch):
+        H, D = len(weight_ih) // 4, weight_ih.shape[1]
+        self.root_epsilon = math.sqrt(epsilon)
+        self.tolerance = self.TOLERANCE[weight_ih.dtype]
+        self.tiny = torch.finfo(weight_ih.dtype).tiny
+        self.iterations = 0  # of the last solve()
+        self.W = self.root_epsilon * weight_ih[:3 * H]
+        self.W_T = self.W.T
+        W_g = self.W[2 * H:]
+        self.Wg2 = torch.linalg.vector_norm(W_g, dim=1).square()
+        self.one = W_g.new_ones(())
+        self.Q = None
+        if H < self.DENSE:
+            self.W_T = self.W_T.contiguous()
+            E = self.scale(self.one / 2)
+            EW_g = E[:, None] * W_g
+            # What is added to the unit diagonal keeps Q positive definite in float32, for any epsilon.
+            scaled_M = torch.diag(E * E + 1e-3).addmm_(EW_g, EW_g.T, alpha=1 / 4)
+            self.Q = torch.linalg.inv_ex(scaled_M).inverse  # a diverged model gives NaN, no error
+
+        # A vector and its products lie side by side, so that one operation advances all of them: M
+        # p, p, Gᵀp and W Gᵀp for the direction p, M x − b, x, Gᵀx and W Gᵀx for the solution x.
+        shapes = (batch, H), (batch, H), (batch, D), (batch, 3 * H)
+        sizes = [math.prod(shape) for shape in shapes]
+        self.direction, self.solution = weight_ih.new_empty(2, sum(sizes))
+        (self.Mp, self.p, self.Gp, self.WGp), (self.r, self.x, self.Gx, self.WGx) = (
+            [x.view(shape) for x, shape in zip(buffer.split(sizes), shapes)]
+            for buffer in (self.direction, self.solution))
+        self.z, self.scaled = weight_ih.new_empty(2, batch, H)
+        self.alpha_p = weight_ih.new_empty(batch, 3, H)
+        # The same memory in the shapes that the operations need.
+        self.Mp_flat, self.p_flat, self.r_flat, self.z_flat = (
+            x.view(-1) for x in (self.Mp, self.p, self.r, self.z))
+        self.p_row, self.alpha_p_flat = self.p[:, None], self.alpha_p.flatten(1)
+        self.WGp_gates = self.WGp.chunk(3, 1)
+
+    def scale(self, alpha_g):
+        """Return the diagonal of E for alpha_g [..., H]."""
+        return torch.addcmul(self.one, alpha_g * alpha_g, self.Wg2).rsqrt_()
+
+    def precondition(self, r, scale, out):
+        """Write E Q E r to `out`."""
+        torch.mul(r, scale, out=self.scaled)
+        if self.Q is None:
+            return torch.mul(self.scaled, scale, out=out)
+        return torch.mm(self.scaled, self.Q, out=out).mul_(scale)
+
+    def solve(self, alpha, scale, b, out):
+        """Write x [B, H], Gᵀx [B, D], W Gᵀx [B, 3H] to `out`; alpha [B, 3, H], scale and b [B, H]."""
+        norm = b.abs().amax(1, keepdim=True).clamp_min_(self.tiny)
+        self.solution.zero_()
+        torch.div(b, -norm, out=self.r)
+        self.precondition(self.r, scale, out=self.p)
+        rz = torch.dot(self.r_flat, self.p_flat).item()
+        if not math.isfinite(rz):
+            alpha, scale = self.exclude_nonfinite(alpha, scale, norm)
+            rz = torch.dot(self.r_flat, self.p_flat).item()
+        alpha_i, alpha_f, alpha_g = alpha.unbind(1)
+        WGp_i, WGp_f, WGp_g = self.WGp_gates
+        goal = rz * self.tolerance ** 2
+        step, iterations = 0.0, 0
+        while rz > goal and iterations < self.MAX_ITERATIONS:
+            torch.mul(alpha, self.p_row, out=self.alpha_p)
+            torch.mm(self.alpha_p_flat, self.W, out=self.Gp)
+            torch.mm(self.Gp, self.W_T, out=self.WGp)
+            torch.addcmul(self.p, alpha_i, WGp_i, out=self.Mp)
+            self.Mp.addcmul_(alpha_f, WGp_f).addcmul_(alpha_g, WGp_g)
+            curvature = torch.dot(self.p_flat, self.Mp_flat).item()
+            if not curvature > 0:
+                break
+            step = rz / curvature
+            self.solution.sub_(self.direction, alpha=step)
+            self.precondition(self.r, scale, out=self.z)
+            rz, previous = torch.dot(self.r_flat, self.z_flat).item(), rz
+            torch.add(self.z, self.p, alpha=rz / previous, out=self.p)
+            iterations += 1
+        self.iterations = iterations
+        if iterations <= self.TRUSTED_ITERATIONS and 0 <= rz <= goal:
+            self.extrapolate(step)
+        else:
+            self.warn_if_unsolved(alpha, b / norm)
+        for value, result in zip((self.x, self.Gx, self.WGx), out):
+            torch.mul(value, norm, out=result)
+
+    def exclude_nonfinite(self, alpha, scale, norm):
+        """Zero systems that contain NaN or infinity, whose x becomes NaN, so that the others are solved."""
+        nonfinite = ~self.p.isfinite().all(dim=1, keepdim=True)
+        norm.masked_fill_(nonfinite, math.nan)
+        self.r.masked_fill_(nonfinite, 0)
+        self.p.masked_fill_(nonfinite, 0)
+        return alpha.masked_fill(nonfinite[:, None], 0), scale.masked_fill(nonfinite, 1)
+
+    def extrapolate(self, step):
+        """Take x's next step with the last one's length, nearly its own; Gᵀx and W Gᵀx stay behind."""
+        self.x.sub_(self.p, alpha=step)
+
+    def warn_if_unsolved(self, alpha, b):
+        """Warn if M x ≠ b: over many iterations the recursive residual departs from the true one."""
+        WGx = (alpha * self.x[:, None]).flatten(1) @ self.W @ self.W_T
+        Mx = self.x + (alpha * WGx.view_as(alpha)).sum(1)
+        relative = (b - Mx).norm() / b.norm()
+        if not relative < 10 * self.tolerance:
+            warnings.warn(f'ProxLSTM: a proximal step was solved only to a relative residual of '
+                          f'{relative:.1e}, expected {self.tolerance:.0e}; use a smaller epsilon or '
+                          f'float64', RuntimeWarning, stacklevel=2)

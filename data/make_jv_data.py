@@ -1,37 +1,43 @@
-"""Write data/JV_data.mat and data/JV_uci.mat from UCI Japanese Vowels, as the aeon package bundles it.
+"""Write data/JV_data.mat and data/JV_uci.mat from UCI Japanese Vowels, which aeon includes.
 
-For maintainers: both files are committed, and nothing else in this project needs aeon.
+    python -m data.make_jv_data        # for maintainers: both files are committed
 
-    pip install aeon && python data/make_jv_data.py        # rewrites both with the same values
-
-README.md in this folder says what the two partitions are.
+It needs requirements-extra.txt. README.md in this folder describes the two partitions.
 """
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
 from scipy.io import savemat
 
+from load_data import DEFAULT_PATH, UCI_PATH
+from support.checkpoints import write
+from support.program import run_program
+
 SOURCE = 'Japanese Vowels (UCI, CC BY 4.0), written by data/make_jv_data.py'
 
 
+def import_aeon_datasets():
+    """Import and return aeon.datasets. Raises ValueError if it is not installed."""
+    try:
+        import aeon.datasets
+    except ModuleNotFoundError as error:
+        raise ValueError(f'data/ needs the package {error.name}: python -m pip install -r '
+                         f'requirements-extra.txt') from error
+    return aeon.datasets
+
+
 def uci_split(split):
-    """One half of UCI Japanese Vowels, stably sorted by length: T×12 float64 arrays, labels 0–8."""
-    from aeon.datasets import load_japanese_vowels
-    series, speakers = load_japanese_vowels(split=split)
+    """Return 'train' or 'test', stably sorted by length: T×12 float64 arrays and labels 0 to 8."""
+    series, speakers = import_aeon_datasets().load_japanese_vowels(split=split)
     order = np.argsort([x.shape[1] for x in series], kind='stable')
     return [np.ascontiguousarray(series[i].T) for i in order], [int(speakers[i]) - 1 for i in order]
 
 
-def course_partition(train, test):
-    """The course's partition: its test set opens with the 60 shortest *training* sequences (see README.md)."""
-    return train, tuple(train[i][:60] + test[i][60:351] for i in range(2))
-
-
-def write_mat(path, train, test, source=SOURCE):
-    """Write (sequences, labels) pairs under the course's variable names, with the true lengths beside them."""
+def mat_content(train, test, source):
+    """Return a .mat file's bytes for (sequences, labels) pairs, in the schema of `load_data`."""
     def row(numbers):
         return np.array([numbers], dtype=np.min_scalar_type(max(numbers)))
 
@@ -44,26 +50,23 @@ def write_mat(path, train, test, source=SOURCE):
         variables[f'{name}_length'] = row([len(x) for x in sequences])
     buffer = io.BytesIO()
     savemat(buffer, variables, do_compression=True)
-    header = f'MATLAB 5.0 MAT-file, {source}'.encode()[:116]
-    content = header.ljust(116) + buffer.getvalue()[116:]  # scipy's header holds the time of writing
-    temporary = path.with_suffix('.tmp')
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    header = f'MATLAB 5.0 MAT-file, {source}'.encode()[:116].ljust(116)
+    return header + buffer.getvalue()[116:]  # instead of scipy's, which holds the time of writing
 
 
-def main(folder=Path(__file__).resolve().parent):
-    """Write both files into `folder`."""
+def main(args):
     train, test = uci_split('train'), uci_split('test')
-    write_mat(folder / 'JV_data.mat', *course_partition(train, test))
-    write_mat(folder / 'JV_uci.mat', train, test)
+    # The assignment's test set begins with the 60 shortest *training* sequences.
+    assignment_test = [train[i][:60] + test[i][60:351] for i in range(2)]
+    write(args.folder / DEFAULT_PATH.name, mat_content(train, assignment_test, SOURCE))
+    write(args.folder / UCI_PATH.name, mat_content(train, test, SOURCE))
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description='Write JV_data.mat and JV_uci.mat.')
+    parser.add_argument('folder', nargs='?', type=Path, default=DEFAULT_PATH.parent)
+    return parser.parse_args(argv)
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except ModuleNotFoundError as error:
-        print(f'data/make_jv_data.py needs the package {error.name}: pip install {error.name}', file=sys.stderr)
-        sys.exit(2)
+    run_program(main, get_args)

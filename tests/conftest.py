@@ -1,29 +1,30 @@
-"""Fixtures that several files of tests use."""
-
-import sys
+"""Fixtures that several test files use."""
 
 import pytest
-import torch
 
-import training
+from load_data import DEFAULT_PATH, load_data
+from support.parallel import one_thread as on_one_thread
+from tests.helpers import outcome, run_program, sweep_arguments, write_waves
 
 
 @pytest.fixture
 def one_thread():
-    """torch on one thread, as the programs' runs are: the same numbers bit for bit, and no waiting for a busy core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    """Run torch on one thread, as the programs do: the same numbers bit for bit."""
+    with on_one_thread():
+        yield
 
 
-@pytest.fixture
-def finished(monkeypatch, capsys):
-    """A function: training.py on these arguments, in this process which is quicker. Returns what it prints, (out, err)."""
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['training.py', *map(str, arguments)])
-        monkeypatch.setattr(training.signal, 'signal', lambda *_: None)
-        training.main()
-        return capsys.readouterr()
+@pytest.fixture(scope='session')
+def data():
+    """The training and test minibatches of the default data."""
+    return load_data(DEFAULT_PATH)
 
-    return run
+
+@pytest.fixture(scope='session')
+def sweep(tmp_path_factory):
+    """The arguments of a short sweep, and all that it writes when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp('sweep')
+    arguments = sweep_arguments(write_waves(folder / 'waves.mat'))
+    done = run_program(arguments, folder, '--jobs', 1)
+    assert done.returncode == 0, done.stderr
+    return arguments, outcome(folder)

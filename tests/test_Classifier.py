@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from Classifier import PLACEMENTS, LSTMClassifier
+from support.checkpoints import save_checkpoint
 
 EVERYWHERE = {'dropout': {placement: 0.5 for placement in PLACEMENTS}, 'batch_norm': PLACEMENTS}
 
@@ -62,7 +63,7 @@ def test_single_feature_is_not_erased():
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('training', [False, True])
 def test_padding_never_changes_a_prediction(mode, stride, training):
-    """Neither more padding, nor garbage in it; in training batch normalisation must leave it out too."""
+    """Neither more padding, nor garbage in it; batch normalization must exclude it in training."""
     model, (inputs, lengths) = make(stride=stride, batch_norm=PLACEMENTS), batch()
     model.train(training)
     expected = run(copy.deepcopy(model), inputs, lengths, mode)
@@ -76,7 +77,8 @@ def test_a_sequence_is_classified_alike_alone_and_in_a_batch(mode):
     model, (inputs, lengths) = make().eval(), batch()
     together = run(model, inputs, lengths, mode)
     for i, n in enumerate(lengths):
-        torch.testing.assert_close(run(model, inputs[i:i + 1, :n], lengths[i:i + 1], mode)[0], together[i])
+        alone = run(model, inputs[i:i + 1, :n], lengths[i:i + 1], mode)
+        torch.testing.assert_close(alone[0], together[i])
 
 
 def test_modes_differ_and_epsilon_zero_is_plain():
@@ -110,6 +112,40 @@ def test_v_is_the_lstm_input_and_r_is_added_to_it():
 def test_what_a_mode_would_misread_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make()(*batch(), **arguments)
+
+
+def test_lengths_on_an_accelerator_are_not_waited_for():
+    """On 'meta' tensors have no values, so that reading one, which would wait for a GPU, fails."""
+    model, (inputs, lengths) = make().to('meta'), batch()
+    for mode in 'plain', 'AdvLSTM':
+        assert run(model, inputs.to('meta'), lengths.to('meta'), mode).shape == (3, 9)
+
+
+def test_saved_model_is_rebuilt_from_its_file_or_dictionary(tmp_path):
+    class Subclass(LSTMClassifier):
+        pass
+
+    model = make(hidden_size=7, **EVERYWHERE)
+    checkpoint = {'arguments': {'hidden_size': 7, **EVERYWHERE}, 'state_dict': model.state_dict()}
+    save_checkpoint(tmp_path / 'model.pt', checkpoint)
+    expected = model.eval()(*batch())
+    for cls in LSTMClassifier, Subclass:
+        for source in checkpoint, tmp_path / 'model.pt', str(tmp_path / 'model.pt'):
+            rebuilt = cls.from_checkpoint(source)
+            assert type(rebuilt) is cls and not rebuilt.training
+            assert torch.equal(rebuilt(*batch()), expected)
+    del checkpoint['state_dict']['linear.bias']
+    with pytest.raises(RuntimeError, match='Missing key'):
+        LSTMClassifier.from_checkpoint(checkpoint)
+    (tmp_path / 'model.pt').write_bytes(b'no model')
+    with pytest.raises(ValueError, match='model.pt'):
+        LSTMClassifier.from_checkpoint(tmp_path / 'model.pt')
+
+
+def test_length_beyond_the_input_is_refused():
+    inputs, lengths = batch()
+    with pytest.raises(ValueError, match='a sequence has 10 steps, the input 9'):
+        make()(inputs, lengths + 1)
 
 
 def test_sequence_shorter_than_the_kernel_is_refused():

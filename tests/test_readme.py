@@ -5,15 +5,9 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
-from training import BEST_EPSILON, SWEEPS, closing_table, tuning_table
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / 'companions'), str(ROOT / 'benchmarks')]
-
-from accuracy import accuracy_table  # noqa: E402
+from support.figures import results_table
+from tests.helpers import ROOT
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
@@ -24,35 +18,31 @@ def test_the_example_of_the_layer_runs():
     exec(compile(code, 'README.md', 'exec'), {})
 
 
-def test_the_result_table_is_the_committed_runs():
-    results = json.loads((ROOT / 'report' / 'results.json').read_text())
-    shown = [run for run in results['runs'] if run['variant'] in ('', 'dropout lstm_input 0.5', 'batch norm conv')
-             and run['epsilon'] in (0, BEST_EPSILON.get(run['mode']), *SWEEPS.get(run['mode'], {'epsilons': ()})['epsilons'])]
-    assert closing_table(shown) in README
-    assert results['config']['adv_epsilon'] == BEST_EPSILON['AdvLSTM']
-    assert results['config']['prox_epsilon'] == BEST_EPSILON['ProxLSTM']
+def test_the_results_are_rows_of_the_committed_runs_table():
+    results = json.loads((ROOT / 'report' / 'results' / 'results.json').read_text())
+    table = results_table(results['runs']).splitlines()
+    shown = [line for line in README.splitlines() if re.match(r'\| (model|base|AdvLSTM|ProxLSTM)', line)]
+    assert len(shown) == 7 and set(shown) <= set(table)
     assert results['config']['seeds'] == 8 and results['config']['epochs'] == 100
 
 
-def test_the_search_tables_are_the_committed_ones_and_the_best_epsilons_theirs():
-    tables = {name: tuning_table(json.loads((ROOT / 'report' / f'tune_{name}.json').read_text())['runs'])
-              for name in ('adv', 'prox')}
-    assert all(table in README for table, _ in tables.values())
-    assert (tables['adv'][1], tables['prox'][1]) == (BEST_EPSILON['AdvLSTM'], BEST_EPSILON['ProxLSTM'])
-
-
-def test_the_comparison_with_peers_is_the_committed_one():
-    assert accuracy_table(json.loads((ROOT / 'report' / 'accuracy.json').read_text())['runs']) in README
-
-
-def test_every_figure_shown_and_every_file_named_is_there():
-    names = re.findall(r'\]\(([^):]+)\)', README) + re.findall(r'`([\w/]+\.(?:py|md|txt|mat))`', README)
-    assert len(names) > 8
+def test_every_picture_file_and_function_named_exists():
+    names = re.findall(r'\]\(([^):]+)\)', README) + re.findall(r'`([\w/]+\.(?:py|md|txt|mat)|\w+/)`', README)
+    assert len(names) > 15
     for name in names:
         assert (ROOT / name).exists(), name
+    for row in re.findall(r'^\| .* \| (`\w+\.py`: .*) \|$', README, flags=re.MULTILINE):
+        for file, functions in re.findall(r'`(\w+\.py)`: ((?:`[\w.]+`(?:, )?)+)', row):
+            for function in re.findall(r'`([\w.]+)`', functions):
+                assert f'def {function.split(".")[-1]}(' in (ROOT / file).read_text(), function
 
 
 def test_both_commands_install_what_they_need_first():
     commands = re.findall(r'```sh\n(.*?)```', README, flags=re.DOTALL)
     assert 'pip install -r requirements.txt && python training.py\n' in commands
     assert 'pip install -r requirements.txt && python -m pytest\n' in commands
+
+
+def test_the_limits_of_length_are_kept():
+    assert len(README.splitlines()) <= 130
+    assert len((ROOT / 'training.py').read_text().splitlines()) <= 260

@@ -1,4 +1,4 @@
-"""The adversarial losses, the epoch functions, cross-validation, and `python training.py` as a user runs it.
+"""The adversarial losses, the epoch functions, one run, and `python training.py` as a user runs it.
 
     python -m pytest tests/test_training.py
 """
@@ -7,28 +7,18 @@ import copy
 import io
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-import runs as runs_module
 import training
 from Classifier import LSTMClassifier
-from load_data import load_data
-from runs import HISTORY, Runs
-from training import compute_perturbation, eval_model, train_model, train_run
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope='module')
-def data():
-    return load_data(ROOT / 'data' / 'JV_data.mat')
+from support.figures import results_table
+from support.options import ASSIGNMENT_EPSILONS, CHOSEN_EPSILON, get_args
+from support.sweep import Run
+from tests.helpers import ROOT, run_program, write_waves
+from training import compute_perturbation, eval_model, train, train_model
 
 
 def make(**arguments):
@@ -36,24 +26,7 @@ def make(**arguments):
     return LSTMClassifier(**arguments)
 
 
-def program(*arguments, **kwargs):
-    return subprocess.run([sys.executable, ROOT / 'training.py', *map(str, arguments)], capture_output=True, text=True,
-                          **kwargs)
-
-
-@pytest.fixture
-def refused(finished, capsys):
-    """A function: the program on these arguments, in this process because it ends, with status 2, before any training."""
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            finished(*arguments)
-        assert end.value.code == 2
-        return capsys.readouterr().err
-
-    return run
-
-
-# ------------------------------------------------------------------------------------------------ the losses
+# ---------------------------------------------------------------------------------- the losses
 
 def test_perturbation_is_each_sequences_unit_gradient(data):
     model, (inputs, targets, lengths) = make(), data[0][3]
@@ -134,47 +107,49 @@ def test_loss_and_accuracy_count_sequences_not_batches(data):
     assert accuracy == train_accuracy == correct.sum().item() / 28 and correct.shape == (28,)
 
 
-# ------------------------------------------------------------------------------------------------ a run
+# -------------------------------------------------------------------------------------- one run
 
-def run_arguments(data, **changes):
-    train, test = data
-    arguments = {'mode': 'ProxLSTM', 'epsilon': 1.0, 'seed': 3, 'variant': '',
-                 'model_arguments': {'dropout': {'lstm_input': 0.5}},
-                 'hyperparameters': {'epochs': 2, 'batch_size': 27, 'lr': 1e-3, 'weight_decay': 1e-3, 'clip_value': 0.1},
-                 'state': None, 'train': train[:2], 'test': test[:2], 'unseen': torch.arange(54) >= 40, 'device': 'cpu'}
-    return {**arguments, **changes}
+def train_small(data, *options, start=None, saved=None, epochs_now=None,
+                unseen=torch.arange(54) >= 40, **changes):
+    """Train a run on two minibatches."""
+    run = Run(**{'mode': 'ProxLSTM', 'epsilon': 1.0, 'seed': 3, 'variant': 'dropout lstm_input 0.5',
+                 'epochs': 2, **changes})
+    return train(run, get_args(list(options)), (data[0][:2], data[1][:2], unseen), start, saved,
+                 epochs_now)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a['state_dict'].values(), b['state_dict'].values(),
+                                                 strict=True))
 
 
 def test_a_run_is_a_function_of_its_arguments(data):
-    a, b = (train_run(**run_arguments(data)) for _ in range(2))
-    assert a['run']['history'] == b['run']['history']
-    assert all(torch.equal(x, y) for x, y in zip(a['state_dict'].values(), b['state_dict'].values()))
-    assert train_run(**run_arguments(data, seed=4))['run']['history'] != a['run']['history']
+    a, b = train_small(data), train_small(data)
+    assert a['run']['history'] == b['run']['history'] and same_weights(a, b)
+    assert train_small(data, seed=4)['run']['history'] != a['run']['history']
 
 
-@pytest.mark.parametrize('mode, variant', [('ProxLSTM', {'dropout': {'lstm_input': 0.5}}), ('AdvLSTM', {}),
-                                           ('plain', {'batch_norm': ['conv'], 'dropout': {'input': 0.3}})])
+@pytest.mark.parametrize('mode, variant', [('ProxLSTM', 'dropout lstm_input 0.5'), ('AdvLSTM', ''),
+                                           ('plain', 'batch norm conv')])
 def test_a_run_in_parts_is_the_run_in_one_go(data, mode, variant):
-    """Weights, optimiser, generator and history go through the file between the parts."""
-    arguments = run_arguments(data, mode=mode, epsilon=0.0 if mode == 'plain' else 1.0, model_arguments=variant,
-                              hyperparameters={'epochs': 5, 'batch_size': 27, 'lr': 1e-2, 'weight_decay': 1e-3,
-                                               'clip_value': 0.1})
-    whole, part, parts = train_run(**arguments), None, []
+    """Weights, optimizer, generator and history go through the file between the parts."""
+    settings = {'mode': mode, 'variant': variant, 'epochs': 5, 'epsilon': float(mode != 'plain')}
+    options = '--base-lr', '0.01', '--adv-lr', '0.01', '--prox-lr', '0.01'
+    whole, part, parts = train_small(data, *options, **settings), None, []
     for _ in range(3):
-        part = train_run(**arguments, saved=part, epochs=2)
+        part = train_small(data, *options, **settings, saved=part, epochs_now=2)
         buffer = io.BytesIO()
         torch.save(part, buffer)
         part = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
         parts.append(len(part['run']['history']['train_loss']))
     assert parts == [2, 4, 5] and part['run']['history'] == whole['run']['history']
-    assert part.keys() == whole.keys() == {'arguments', 'state_dict', 'run'}
-    assert all(torch.equal(x, y) for x, y in zip(part['state_dict'].values(), whole['state_dict'].values(), strict=True))
+    assert part.keys() == whole.keys() == {'arguments', 'state_dict', 'run'} and same_weights(part, whole)
 
 
 def test_a_run_ends_where_its_loss_is_not_finite(data):
     broken = make(output_size=9).state_dict()
     broken['linear.bias'][3] = float('nan')
-    run = train_run(**run_arguments(data, state=broken))['run']
+    run = train_small(data, start={'state_dict': broken})['run']
     assert run['diverged'] == 1 and run['history'] == dict.fromkeys(run['history'], [])
 
 
@@ -182,98 +157,33 @@ def test_a_run_leaves_the_callers_random_numbers_alone(data):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train_run(**run_arguments(data))
+    train_small(data)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_run_starts_from_the_given_state_and_refuses_another_shape(data):
-    base = make(output_size=9).state_dict()
-    checkpoint = train_run(**run_arguments(data, state=base, hyperparameters={
-        'epochs': 1, 'batch_size': 27, 'lr': 1e-12, 'weight_decay': 0.0, 'clip_value': 0.1}))
-    for name, start in base.items():
+def test_a_run_starts_from_the_given_weights_and_refuses_another_shape(data):
+    base = {'state_dict': make(output_size=9).state_dict()}
+    checkpoint = train_small(data, '--prox-lr', '1e-12', '--prox-weight-decay', '0', start=base, epochs=1)
+    for name, start in base['state_dict'].items():
         torch.testing.assert_close(checkpoint['state_dict'][name], start, rtol=0, atol=1e-9)
     with pytest.raises(RuntimeError, match='Missing key'):
-        train_run(**run_arguments(data, state=base, model_arguments={'batch_norm': ['conv']}))
+        train_small(data, start=base, variant='batch norm conv')
 
 
 def test_unseen_accuracy_is_that_of_the_marked_sequences(data):
-    checkpoint = train_run(**run_arguments(data))
-    run = checkpoint['run']
-    model = LSTMClassifier(**checkpoint['arguments'])
-    model.load_state_dict(checkpoint['state_dict'])
+    checkpoint = train_small(data)
+    history = checkpoint['run']['history']
+    model = LSTMClassifier.from_checkpoint(checkpoint)
     _, accuracy, correct = eval_model(model, data[1][:2], 'ProxLSTM')
-    assert run['history']['test_accuracy'][-1] == accuracy
-    assert run['history']['unseen_accuracy'][-1] == correct[40:].double().mean().item()
-
-
-class Recorder(Runs):
-    """Runs that are not carried out: each leaves a mark in place of its weights."""
-
-    def __init__(self, folder, diverged=()):
-        super().__init__(folder, {})
-        self.tasks, self.diverged = [], diverged
-
-    def carry_out(self, advance, tasks, description):
-        self.tasks.append(list(tasks.values()))
-        for n, (name, task) in enumerate(tasks.items()):
-            length = 0 if name in self.diverged else task['hyperparameters']['epochs']
-            run = {key: task[key] for key in ('mode', 'epsilon', 'seed', 'variant', 'hyperparameters')} | {
-                'history': {key: [0.5] * length for key in HISTORY}, 'seconds': 0.0,
-                'diverged': 1 if name in self.diverged else None}
-            self.save(name, {'arguments': {}, 'state_dict': {'mark': torch.tensor([n, task['seed']])}, 'run': run})
-            self.entries[name] = run
-        return [self.entries[name] for name in tasks]
-
-
-def test_adv_and_prox_start_from_the_saved_base_of_their_seed_and_variant(data, tmp_path):
-    """Reloaded from the file, dropout variants from the plain base, batch normalisation from a base of its own."""
-    runs = Recorder(tmp_path)
-    _, args = training.get_args(['--seeds', '2'])
-    training.assignment(args, *data, runs)
-    bases, others = runs.tasks
-    dropout, norm = 'dropout lstm_input 0.5', 'batch norm conv'
-    assert {(task['mode'], task['variant'], task['seed']) for task in bases} == {
-        ('plain', v, s) for v in ('', norm) for s in (0, 1)}
-    assert all(task['state'] is None for task in bases)
-    for task in others:
-        seed = task['seed']
-        base = torch.load(tmp_path / f'base{"_batch-norm-conv" if task["variant"] == norm else ""}_seed{seed}.pt',
-                          weights_only=True)['state_dict']['mark']
-        assert base[1] == seed and torch.equal(task['state']['mark'], base)
-    started = {(task['mode'], task['variant'], task['seed']) for task in others}
-    assert ('AdvLSTM', '', 1) in started and ('ProxLSTM', dropout, 0) in started
-
-
-def test_other_epsilons_are_swept_with_their_control_and_the_best_for_its_epochs(data, tmp_path):
-    runs = Recorder(tmp_path)
-    _, args = training.get_args(['--seeds', '1', '--adv-epsilons', '3', '0.2', '--prox-epsilons', '7', '--dropout',
-                                 '--batch-norm'])
-    training.assignment(args, *data, runs)
-    assert [(task['mode'], task['epsilon'], task['hyperparameters']['epochs']) for task in runs.tasks[1]] == [
-        ('AdvLSTM', 0.0, 100), ('AdvLSTM', 0.2, 50), ('AdvLSTM', 3.0, 50), ('AdvLSTM', 5.0, 100),
-        ('ProxLSTM', 0.0, 100), ('ProxLSTM', 5.0, 100), ('ProxLSTM', 7.0, 100)]
-
-
-def test_what_would_start_from_a_diverged_base_is_marked_and_the_rest_goes_on(data, tmp_path, capsys):
-    runs = Recorder(tmp_path, diverged=['base_seed1'])
-    _, args = training.get_args(['--seeds', '2', '--dropout', '--batch-norm'])
-    entries = training.assignment(args, *data, runs)
-    assert {task['seed'] for task in runs.tasks[1]} == {0}
-    assert {run['diverged'] for run in entries if run['seed'] == 0} == {None}
-    assert {run['diverged'] for run in entries if run['seed'] == 1 and run['mode'] != 'plain'} == {0}
-    assert 'AdvLSTM, epsilon 1, seed 1: not begun' in capsys.readouterr().err
-    table = training.closing_table(entries)
-    assert table.count('| 50.0, 1 of 2 diverged | 50.0 |') == 10 and table.count('+0.0 |') == 7
-    training.plot_runs(tmp_path, args, entries, unseen_differs=True)
-    (tmp_path / 'results.json').write_bytes(training.results_json({}, entries))
-    assert runs_module.read_results(tmp_path / 'results.json')[1] == entries
+    assert history['test_accuracy'][-1] == accuracy
+    assert history['unseen_accuracy'][-1] == correct[40:].double().mean().item()
 
 
 def test_a_run_whose_test_set_is_all_training_has_no_unseen_accuracy(data):
-    run = train_run(**run_arguments(data, unseen=torch.zeros(54, dtype=torch.bool)))['run']
+    run = train_small(data, unseen=torch.zeros(54, dtype=torch.bool))['run']
     assert run['history']['unseen_accuracy'] == [None, None]
-    assert '| 100.0 |  |  |' in training.closing_table([{**run, 'epsilon': 0.0, 'history': {
-        **run['history'], 'test_accuracy': [1.0, 1.0]}}])
+    run['history']['test_accuracy'] = [1.0, 1.0]
+    assert '| 100.0 |  |  |' in results_table([{**run, 'epsilon': 0.0}])
 
 
 def test_train_model_refuses_an_epsilon_that_it_would_ignore_or_lacks(data):
@@ -285,62 +195,81 @@ def test_train_model_refuses_an_epsilon_that_it_would_ignore_or_lacks(data):
         train_model(model, data[0][:1], optimizer, 'AdvLSTM')
 
 
-# ------------------------------------------------------------------------------------------------ cross-validation
+# ---------------------------------------------------------------------------------- the sections
 
-def test_folds_are_stratified_disjoint_and_cover_the_training_set(data, tmp_path):
-    runs = Recorder(tmp_path)
-    _, args = training.get_args(['--tune', 'adv', '--grid', '1', '0', '--repeats', '2'])
-    records = training.tune(args, 'AdvLSTM', data[0], runs)
-    bases, swept = runs.tasks
-    assert len(bases) == 10 and len(swept) == len(records) == 20
-    assert all(torch.equal(task['state']['mark'], torch.tensor([task['seed']] * 2)) for task in swept)
-    whole = sorted(x.tobytes() for x in training.sequences_of(data[0]))
-    for repeat in range(2):
-        held_out = [training.sequences_of(task['test']) for task in bases[5 * repeat:5 * repeat + 5]]
-        assert sorted(x.tobytes() for fold in held_out for x in fold) == whole
-        for task, fold in zip(bases[5 * repeat:5 * repeat + 5], held_out):
-            trained = {x.tobytes() for x in training.sequences_of(task['train'])}
-            assert len(trained) == 216 and not trained & {x.tobytes() for x in fold}
-            assert torch.cat([b.targets for b in task['test']]).bincount().tolist() == [6] * 9
+@pytest.fixture
+def record_runs(monkeypatch, tmp_path):
+    """A function: main() on these options, without training. Returns the runs, and what train() got.
 
+    A run's weights are its number. `diverged` names runs whose loss is not finite.
+    """
+    def run_main(*options, diverged=()):
+        runs, starts = [], {}
 
-def test_tuning_table_names_the_best_mean_and_pairs_by_fold():
-    records = [{'epsilon': e, 'repeat': 0, 'fold': fold, 'accuracy': a}
-               for e, values in {0: (0.8, 0.9), 1: (0.85, 0.97), 2: (0.99, None)}.items() for fold, a in enumerate(values)]
-    table, best = training.tuning_table(records[:2] + records[:1:-1])
-    assert best == 1 and '| 1 (best) | 91.0 ± 8.5 | +6.00 ± 1.00 |' in table
-    assert '| 2 | 99.0, 1 of 2 diverged | +19.00 ± nan |' in table
+        def mark(run, args, data, start, saved, epochs):
+            runs.append(run)
+            starts[run] = start and start['state_dict']['mark'].item()
+            length = 0 if run.name in diverged else run.epochs
+            return {'arguments': {}, 'state_dict': {'mark': torch.tensor(len(runs))}, 'run': {
+                'mode': run.mode, 'epsilon': run.epsilon, 'seed': run.seed, 'variant': run.variant,
+                'hyperparameters': {'epochs': run.epochs}, 'seconds': 0.0,
+                'diverged': None if length else 1, 'history': {key: [0.5] * length for key in (
+                    'train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy')}}}
 
+        monkeypatch.setattr(training, 'train', mark)
+        training.main(get_args(['--output-dir', str(tmp_path), '--jobs', '1', *options]))
+        return runs, starts
 
-def test_closing_table_compares_with_the_control_at_the_same_epoch_and_seed():
-    def run(epsilon, seed, accuracies, diverged=None):
-        return {'mode': 'AdvLSTM', 'epsilon': epsilon, 'seed': seed, 'variant': '', 'diverged': diverged,
-                'hyperparameters': {'epochs': 2 if epsilon else 3},
-                'history': {'test_accuracy': accuracies, 'unseen_accuracy': accuracies}}
-
-    runs = [run(0.0, 0, [0.5, 0.6, 0.1]), run(0.0, 1, [0.5, 0.7, 0.1]), run(1.0, 1, [0.5, 0.8]), run(1.0, 0, [0.5, 0.9])]
-    assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +20.0 ± 14.1 |' in training.closing_table(runs)
-    runs[2] = run(1.0, 1, [], diverged=1)
-    assert '| AdvLSTM | 1 | 2 | 90.0, 1 of 2 diverged | 90.0 | +30.0 |' in training.closing_table(runs)
-    runs[3] = run(1.0, 0, [0.9], diverged=2)
-    assert '| AdvLSTM | 1 | 2 | 2 of 2 diverged |  |  |' in training.closing_table(runs)
-    runs[0], runs[2] = run(0.0, 0, [], diverged=1), run(1.0, 1, [0.5, 0.8])  # a control that diverged is compared with none
-    assert '| AdvLSTM | 1 | 2 | 80.0, 1 of 2 diverged | 80.0 | +10.0 |' in training.closing_table(runs)
-    runs[3] = run(1.0, 0, [0.5, 0.9])
-    assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +10.0 |' in training.closing_table(runs)
+    return run_main
 
 
-# ------------------------------------------------------------------------------------------------ the program
+def test_adv_and_prox_start_from_the_saved_base_model_of_their_seed_and_variant(record_runs):
+    """Dropout variants from the plain base model, batch normalization from one of its own."""
+    runs, starts = record_runs('--seeds', '2')
+    dropout, norm = 'dropout lstm_input 0.5', 'batch norm conv'
+    bases = {run: runs.index(run) + 1 for run in runs if run.mode == 'plain'}
+    assert {(run.variant, run.seed) for run in bases} == {(v, s) for v in ('', norm) for s in (0, 1)}
+    assert all(starts[run] is None for run in bases)
+    for run in runs:
+        if run.mode != 'plain':
+            base, = (x for x in bases if x.seed == run.seed
+                     and x.variant == (norm if run.variant == norm else ''))
+            assert starts[run] == bases[base]
+    started = {(run.mode, run.variant, run.seed) for run in runs}
+    assert ('AdvLSTM', '', 1) in started and ('ProxLSTM', dropout, 0) in started
+
+
+def test_other_epsilons_are_swept_with_their_control_and_the_chosen_one(record_runs):
+    runs, _ = record_runs('--seeds', '1', '--adv-epsilons', '3', '0.2', '--prox-epsilons', '7',
+                          '--dropout', '--batch-norm')
+    assert {(run.mode, run.epsilon, run.epochs) for run in runs} == {
+        ('plain', 0.0, 100), ('AdvLSTM', 0.0, 100), ('AdvLSTM', 0.2, 50), ('AdvLSTM', 3.0, 50),
+        ('AdvLSTM', 5.0, 100), ('ProxLSTM', 0.0, 100), ('ProxLSTM', 5.0, 100), ('ProxLSTM', 7.0, 100)}
+
+
+def test_runs_of_a_diverged_base_model_are_marked_and_the_others_finish(record_runs, tmp_path, capsys):
+    runs, _ = record_runs('--seeds', '2', '--dropout', '--batch-norm', diverged=['base_seed1'])
+    assert {run.seed for run in runs if run.mode != 'plain'} == {0}
+    entries = json.loads((tmp_path / 'plots' / 'results.json').read_text())['runs']
+    assert {run['diverged'] for run in entries if run['seed'] == 0} == {None}
+    assert {run['diverged'] for run in entries if run['seed'] == 1 and run['mode'] != 'plain'} == {0}
+    out, err = capsys.readouterr()
+    assert 'AdvLSTM, epsilon 1, seed 1: not trained, because its base model diverged' in err
+    assert out.count('| 50.0, 1 of 2 diverged | 50.0 |') == 10 and out.count('+0.0 |') == 7
+
+
+# ----------------------------------------------------------------------------------- the program
 
 @pytest.fixture(scope='module')
 def dry_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('dry')
-    done = program('--dry-run', '--seeds', 2, '--output-dir', folder, cwd=folder)
+    done = run_program(['--dry-run', '--seeds', 2], folder, cwd=folder, encoding='cp1252',
+                       env={**os.environ, 'PYTHONIOENCODING': 'cp1252'})
     assert done.returncode == 0, done.stderr
     return folder, done
 
 
-def test_dry_run_leaves_every_output(dry_run):
+def test_dry_run_writes_every_output(dry_run):
     folder, done = dry_run
     assert {path.name for path in (folder / 'plots').iterdir()} == {
         'base.png', 'AdvLSTM.png', 'ProxLSTM.png', 'dropout_batch_norm.png', 'results.json'}
@@ -348,87 +277,85 @@ def test_dry_run_leaves_every_output(dry_run):
     results = json.loads((folder / 'plots' / 'results.json').read_text())
     assert results['config']['epochs'] == 2 and results['config']['data'] == 'JV_data.mat'
     groups = {(run['mode'], run['epsilon'], run['variant']) for run in results['runs']}
-    best_adv, best_prox = training.BEST_EPSILON['AdvLSTM'], training.BEST_EPSILON['ProxLSTM']
-    dropout, norm = 'dropout lstm_input 0.5', 'batch norm conv'
+    chosen, dropout, norm = CHOSEN_EPSILON, 'dropout lstm_input 0.5', 'batch norm conv'
     assert groups == {('plain', 0.0, ''), ('plain', 0.0, norm),
-                      *(('AdvLSTM', e, '') for e in (0.0, 0.01, 0.1, 1.0, best_adv)),
-                      *(('ProxLSTM', e, '') for e in (0.0, 0.1, 1.0, 5.0, best_prox)),
-                      *(('ProxLSTM', e, v) for e in (0.0, best_prox) for v in (dropout, norm))}
+                      *((mode, epsilon, '') for mode in chosen
+                        for epsilon in (0.0, *ASSIGNMENT_EPSILONS[mode], chosen[mode])),
+                      *(('ProxLSTM', epsilon, variant) for epsilon in (0.0, chosen['ProxLSTM'])
+                        for variant in (dropout, norm))}
     assert len(results['runs']) == 2 * len(groups) == len(list((folder / 'checkpoints').glob('*.pt')))
     for run in results['runs']:
-        assert set(run) == {'mode', 'epsilon', 'seed', 'variant', 'hyperparameters', 'history', 'diverged',
-                            'seconds'}
+        assert set(run) == {'mode', 'epsilon', 'seed', 'variant', 'hyperparameters', 'history',
+                            'diverged', 'seconds'}
         assert {key: len(values) for key, values in run['history'].items()} == dict.fromkeys(
             ('train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy'), 2)
-    assert training.closing_table(results['runs']) in done.stdout
 
 
-def test_checkpoints_rebuild_the_models_and_their_figures(dry_run, data):
+def test_a_console_that_is_not_utf_8_gets_the_table_with_a_question_mark(dry_run):
+    folder, done = dry_run
+    runs = json.loads((folder / 'plots' / 'results.json').read_text())['runs']
+    table = results_table(runs).encode('cp1252', 'replace').decode('cp1252')
+    assert '| ? |' in table and table in done.stdout
+
+
+def test_progress_in_a_log_file_is_a_few_lines(dry_run):
+    _, done = dry_run
+    assert 5 <= len(done.stderr.splitlines()) <= 15 and '\r' not in done.stderr
+    assert 'Adv_model: 20/20 epochs' in done.stderr
+
+
+def test_checkpoints_rebuild_the_models_and_their_accuracy(dry_run, data):
     folder, _ = dry_run
-    best = training.BEST_EPSILON['ProxLSTM']
-    results = json.loads((folder / 'plots' / 'results.json').read_text())
-    for name, mode, epsilon, variant in (('base', 'plain', 0.0, ''),
-                                         ('prox_epsilon5.0', 'ProxLSTM', 5.0, ''),
-                                         (f'prox_epsilon{best}_batch-norm-conv', 'ProxLSTM', best, 'batch norm conv')):
-        checkpoint = torch.load(folder / 'checkpoints' / f'{name}_seed1.pt', weights_only=True)
-        model = LSTMClassifier(**checkpoint['arguments'])
-        model.load_state_dict(checkpoint['state_dict'], strict=True)
-        run, = (run for run in results['runs']
-                if (run['mode'], run['epsilon'], run['variant'], run['seed']) == (mode, epsilon, variant, 1))
-        assert eval_model(model, data[1], mode)[1] == pytest.approx(run['history']['test_accuracy'][-1], abs=1 / 300)
+    runs = json.loads((folder / 'plots' / 'results.json').read_text())['runs']
+    for run in (Run('plain', seed=1), Run('ProxLSTM', 5.0, 1), Run('ProxLSTM', 5.0, 1, 'batch norm conv')):
+        model = LSTMClassifier.from_checkpoint(folder / 'checkpoints' / f'{run.name}.pt')
+        entry, = (x for x in runs if (x['mode'], x['epsilon'], x['variant'], x['seed'])
+                  == (run.mode, run.epsilon, run.variant, run.seed))
+        accuracy = eval_model(model, data[1], run.mode)[1]
+        assert accuracy == pytest.approx(entry['history']['test_accuracy'][-1], abs=1 / 300)
 
 
-def test_other_data_and_one_job_give_the_same_shape_of_results(tmp_path, finished):
-    """One feature, three classes, no leak: everything is taken from the file."""
-    from scipy.io import savemat
-    generator = np.random.default_rng(0)
-
-    def sequences(labels):
-        cells = np.empty((1, len(labels)), dtype=object)
-        cells[0, :] = [np.sin(np.arange(generator.integers(8, 12)) * (k + 1))[:, None] + 0.1 * generator.random()
-                       for k in labels]
-        return cells
-
-    labels = np.arange(30) % 3
-    savemat(tmp_path / 'waves.mat', {'train_data': sequences(labels), 'train_label': labels + 1,
-                                     'test_data': sequences(labels), 'test_label': labels + 1})
-    out, _ = finished('--data', tmp_path / 'waves.mat', '--dry-run', '--seeds', 1, '--jobs', 1, '--output-dir', tmp_path)
-    assert 'single feature' in out
-    assert torch.load(tmp_path / 'checkpoints' / 'base_seed0.pt', weights_only=True)['arguments']['output_size'] == 3
+def test_other_data_and_one_job_give_the_same_outputs(tmp_path, capsys):
+    """One feature, three classes counted from 1, all of the test set unseen or none."""
+    path = write_waves(tmp_path / 'waves.mat', features=1, first_label=1)
+    training.main(get_args(['--data', str(path), '--dry-run', '--seeds', '1', '--jobs', '1',
+                            '--output-dir', str(tmp_path)]))
+    assert 'single feature' in capsys.readouterr().out
+    checkpoint = torch.load(tmp_path / 'checkpoints' / 'base_seed0.pt', weights_only=True)
+    assert checkpoint['arguments']['output_size'] == 3
 
 
-@pytest.mark.parametrize('arguments', [
-    ('--epochs', '0'), ('--seeds', 'two'), ('--adv-epsilon', '-1'), ('--prox-epsilon', 'nan'), ('--device', 'abacus'),
-    ('--batch-norm', 'everywhere'), ('--dropout', 'lstm_input=1.5'), ('--tune', 'plain'), ('--grid', '1'),
-    ('--tune', 'adv', '--folds', '1'),
-    ('--scheduler', 'tcp://127.0.0.1:1')])
-def test_bad_options_are_refused_by_name(arguments, capsys):
-    with pytest.raises(SystemExit) as exit:
-        training.get_args(arguments)
-    assert exit.value.code == 2 and f'argument {arguments[-2]}' in capsys.readouterr().err
+def test_divergence_is_reported_in_the_log_the_results_and_the_table(tmp_path, capsys):
+    path = write_waves(tmp_path / 'waves.mat')
+    training.main(get_args(['--data', str(path), '--dry-run', '--seeds', '1', '--jobs', '1',
+                            '--output-dir', str(tmp_path), '--prox-lr', '1e30']))
+    entries = json.loads((tmp_path / 'plots' / 'results.json').read_text())['runs']
+    assert {run['diverged'] is None for run in entries if run['mode'] == 'AdvLSTM'} == {True}
+    assert all(run['diverged'] for run in entries if run['mode'] == 'ProxLSTM')
+    out, err = capsys.readouterr()
+    assert 'ProxLSTM, epsilon 5, seed 0: the loss was not finite in epoch' in err
+    assert '| ProxLSTM | 5 | 2 | 1 of 1 diverged |' in out
 
 
-def test_more_folds_than_the_smallest_class_has_sequences_are_refused(tmp_path, refused):
-    stderr = refused('--tune', 'adv', '--folds', 31, '--output-dir', tmp_path)
-    assert '--folds is 31, but the smallest class has 30' in stderr
+def test_a_huge_epsilon_ends_without_a_traceback(tmp_path, data):
+    """At the largest ε that the options accept, the run trains or is marked as diverged."""
+    run = train_small(data, epsilon=1e30)['run']
+    assert run['diverged'] or len(run['history']['train_loss']) == 2
 
 
-def test_bad_data_ends_with_one_sentence_and_touches_nothing(tmp_path, refused):
-    (tmp_path / 'plots').mkdir()
-    (tmp_path / 'plots' / 'results.json').write_text('kept')
-    for path, message in ((tmp_path / 'no.mat', 'no such file'), (ROOT / 'README.md', 'not a MATLAB')):
-        stderr = refused('--data', path, '--output-dir', tmp_path)
-        assert stderr.startswith(f'{path}: ') and message in stderr and stderr.count('\n') == 1
-    assert (tmp_path / 'plots' / 'results.json').read_text() == 'kept'
+@pytest.mark.parametrize('options, message', [
+    (('--tune', 'adv', '--folds', '31'), '--folds is 31, but the smallest class has 30'),
+    (('--batch-norm', 'output', '--batch-size', '269'), '--batch-norm output needs two values'),
+    (('--data', 'no.mat'), 'no.mat: no such file'),
+    (('--data', str(ROOT / 'README.md')), 'README.md: .*not a MATLAB')])
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        training.main(get_args(['--dry-run', '--output-dir', str(tmp_path / 'out'), *options]))
+    assert not list(tmp_path.glob('out/*/*.*'))
 
 
-def test_batch_norm_of_a_single_value_is_refused_before_any_training(tmp_path, refused):
-    stderr = refused('--batch-norm', 'output', '--batch-size', 269, '--dry-run', '--output-dir', tmp_path)
-    assert '--batch-norm output needs two values' in stderr
-
-
-@pytest.mark.skipif(os.name != 'posix', reason='a file in a folder\'s place, as POSIX reports it')
-def test_unusable_output_folder_ends_with_one_sentence(tmp_path):
+@pytest.mark.skipif(os.name != 'posix', reason="a file in a folder's place, as POSIX reports it")
+def test_an_unusable_output_folder_ends_with_one_sentence(tmp_path):
     (tmp_path / 'plots').write_text('a file, not a folder')
-    done = program('--dry-run', '--output-dir', tmp_path)
-    assert done.returncode == 2 and 'plots' in done.stderr and 'Traceback' not in done.stderr
+    done = run_program(['--dry-run'], tmp_path)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'plots' in done.stderr

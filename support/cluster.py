@@ -1,0 +1,72 @@
+"""Train on a Dask cluster instead of local processes.
+
+    pip install -r requirements.txt -r requirements-extra.txt                  # on every machine
+    dask scheduler --host 127.0.0.1                                      # on one machine
+    dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2           # on each machine, per core
+    python training.py --backend dask --scheduler tcp://127.0.0.1:8786   # results are written here
+
+The workers need the same requirements and no shared disk: modules, data and weights are sent to
+them. Epochs lost with a worker are retried elsewhere. `--resume`, the progress bar and the results
+table are those of a local run, and so are the numbers on machines of one kind. Anyone who can reach
+a Dask scheduler can run code on its workers: keep it on a private network.
+"""
+
+import contextlib
+import tempfile
+import zipfile
+from pathlib import Path
+
+import joblib
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def cluster_workers(scheduler):
+    """Configure joblib for the workers of the Dask scheduler at an address.
+
+    Raises ValueError if Dask is not installed, if no scheduler answers, if it has no workers or
+    workers with another torch, and OSError when the connection is lost.
+    """
+    try:
+        from distributed import Client
+        from distributed.comm import CommClosedError
+    except ImportError:
+        raise ValueError('--backend dask needs the package distributed: '
+                         'python -m pip install -r requirements-extra.txt') from None
+    try:
+        client = Client(scheduler, timeout=5)
+    except (OSError, ValueError) as error:
+        raise ValueError(f'--scheduler {scheduler}: no Dask scheduler answers there '
+                         f'({error})') from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=5)
+        except TimeoutError:
+            raise ValueError(f'--scheduler {scheduler}: it has no workers; start some with: '
+                             f'dask worker {scheduler}') from None
+        upload_modules(client)
+        versions = set(client.run(torch_version).values()) - {torch.__version__}
+        if versions:
+            raise ValueError(f'--scheduler {scheduler}: a worker has torch {", ".join(versions)}, '
+                             f'expected {torch.__version__} as here, for the same numbers')
+        with joblib.parallel_config(backend='dask'):
+            try:
+                yield
+            except CommClosedError as error:
+                raise OSError(f'--scheduler {scheduler}: the connection is lost') from error
+
+
+def upload_modules(client):
+    """Send the modules that training imports to every worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / 'modules.zip'
+        with zipfile.ZipFile(archive, 'w') as file:
+            for path in (*ROOT.glob('*.py'), *ROOT.glob('support/*.py')):
+                file.write(path, path.relative_to(ROOT))
+        client.upload_file(str(archive))
+
+
+def torch_version():
+    return torch.__version__

@@ -1,0 +1,188 @@
+"""Plots of accuracy against epoch, and the results table."""
+
+import io
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from support.checkpoints import write
+
+CONTROL = {'color': '0.45', 'linestyle': '--'}
+METHOD = {'color': 'tab:blue', 'linestyle': '-'}
+
+
+def save_figure(path, figure):
+    """Write a matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, format='png')
+    write(path, buffer.getvalue())
+
+
+# ----------------------------------------------------------------------- accuracy against epoch
+
+def plot_runs(folder, runs, chosen):
+    """Draw the assignment's plots from entries of results.json; `chosen` is {mode: epsilon}."""
+    def select(mode, epsilon=0.0, variant=''):
+        return [run for run in runs
+                if (run['mode'], run['epsilon'], run['variant']) == (mode, epsilon, variant)]
+
+    plot_accuracy(folder / 'base.png', 'Base model', {'': {'': select('plain')}})
+    for mode, best in chosen.items():
+        epsilons = sorted({run['epsilon'] for run in runs if run['mode'] == mode} - {0.0})
+        panels = {f'ε = {epsilon:g}{" (chosen)" if epsilon == best else ""}':
+                  {'control, ε = 0': select(mode), mode: select(mode, epsilon)}
+                  for epsilon in epsilons}
+        plot_accuracy(folder / f'{mode}.png', f'{mode}, trained from the saved base model', panels)
+    best = chosen['ProxLSTM']
+    variants = sorted({run['variant'] for run in runs if run['mode'] == 'ProxLSTM'})
+    panels = {variant or 'neither': {'control, ε = 0': select('ProxLSTM', 0.0, variant),
+                                     f'ProxLSTM, ε = {best:g}': select('ProxLSTM', best, variant)}
+              for variant in variants}
+    plot_accuracy(folder / 'dropout_batch_norm.png', 'Dropout and batch normalization', panels)
+
+
+def plot_accuracy(path, title, panels):
+    """Draw test accuracy against epoch, a panel for each of {panel title: {label: runs}}.
+
+    A line is the mean over seeds, labeled with its last value, a band the standard deviation. The
+    last line of a panel is the method, those before it its controls. Diverged runs are left out,
+    and counted in the panel's title.
+    """
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(1 + 4.2 * columns, 1.2 + 2.8 * rows), layout='constrained')
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    curves = {name: {label: accuracy_curves(group) for label, group in groups.items()}
+              for name, groups in panels.items()}
+    means = [y.mean(0) for groups in curves.values() for y in groups.values() if y.size]
+    floor = min((np.percentile(mean, 10) for mean in means), default=3) - 3
+    floor = max(0, 5 * math.floor(floor / 5))
+    for ax, (name, groups) in zip(axes, curves.items()):
+        diverged = sum(map(len, panels[name].values())) - sum(map(len, groups.values()))
+        ax.set_title(name + (f', {diverged} runs diverged' if diverged else ''), fontsize=10)
+        ends = {}
+        for label, y in groups.items():
+            style = METHOD if label == list(groups)[-1] else CONTROL
+            if y.size:
+                ends[y.mean(0)[-1]] = style['color'], y.shape[1]
+                draw_band(ax, y, label, style)
+        label_ends(ax, ends, (100 - floor) / 14)
+        ax.grid(alpha=0.3)
+        ax.set(ylim=(floor, 100.5), xlim=(0, 1.1 * max(map(len, means), default=1)))
+    for ax in axes[len(panels):]:
+        ax.axis('off')
+    for ax in axes[max(0, len(panels) - columns):len(panels)]:
+        ax.set_xlabel('epoch')
+        ax.tick_params(labelbottom=True)
+    cut = any(mean.min() < floor for mean in means)
+    for ax in axes[::columns]:
+        ax.set_ylabel('accuracy, all test sequences (%)'
+                      + (f'\ncut off below {floor}' if cut else ''))
+    seeds = max((len(y) for groups in curves.values() for y in groups.values()), default=0)
+    if seeds > 1:
+        title += f': mean and standard deviation over {seeds} seeds'
+    figure.suptitle(title, fontsize=11)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    save_figure(path, figure)
+
+
+def accuracy_curves(runs):
+    """Return test accuracy in per cent, [seeds, epochs], of the runs that did not diverge."""
+    return 100 * np.array([run['history']['test_accuracy'] for run in runs
+                           if run['diverged'] is None])
+
+
+def draw_band(ax, y, label, style):
+    """Draw the mean of y [seeds, epochs], and a band of one standard deviation around it."""
+    epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
+    ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
+    if len(y) > 1:
+        deviation = y.std(0, ddof=1)
+        ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100),
+                        color=style['color'], alpha=0.2, linewidth=0)
+
+
+def label_ends(ax, ends, distance):
+    """Write the last values, {value: (color, epoch)}, beside their lines, `distance` apart."""
+    height = -math.inf
+    for value, (color, epoch) in sorted(ends.items()):
+        height = max(value, height + distance)
+        ax.annotate(f'{value:.1f}', (epoch, height), (4, 0), textcoords='offset points', fontsize=9,
+                    color=color, va='center')
+
+
+# --------------------------------------------------------------------------------- other output
+
+def plot_tuning(path, mode, records):
+    """Draw held-out accuracy against epsilon, mean ± standard error over folds."""
+    epsilons = sorted({record['epsilon'] for record in records})
+    values = [[100 * r['accuracy'] for r in records
+               if r['epsilon'] == epsilon and r['accuracy'] is not None] or [math.nan]
+              for epsilon in epsilons]
+    figure = Figure(figsize=(6.5, 4), layout='constrained')
+    ax = figure.subplots()
+    ax.errorbar(range(len(epsilons)), [np.mean(v) for v in values],
+                [np.std(v, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else math.nan for v in values],
+                fmt='ko-', capsize=3)
+    ax.set(title=f'{mode}: cross-validation within the training set', xlabel='ε',
+           ylabel='accuracy on held-out folds (%)\nmean ± standard error')
+    ax.set_xticks(range(len(epsilons)), [f'{epsilon:g}' for epsilon in epsilons])
+    ax.grid(alpha=0.3)
+    save_figure(path, figure)
+
+
+def results_table(runs):
+    """Return a Markdown table of last-epoch accuracy, and its paired difference to the control.
+
+    The control is the run at ε = 0 after as many epochs, seed by seed. Diverged runs are counted,
+    but take part in no mean and in no difference.
+    """
+    groups = {}
+    for run in runs:
+        groups.setdefault((run['mode'], run['variant'], run['epsilon']), {})[run['seed']] = run
+    rows = []
+    for (mode, variant, epsilon), group in groups.items():
+        epochs = next(iter(group.values()))['hyperparameters']['epochs']
+        histories = finished_histories(group)
+        final, unseen = ([history[key][-1] for history in histories.values()]
+                         for key in ('test_accuracy', 'unseen_accuracy'))
+        difference = ''
+        if epsilon:
+            control = finished_histories(groups[mode, variant, 0.0])
+            difference = mean_std(
+                [history['test_accuracy'][-1] - control[seed]['test_accuracy'][epochs - 1]
+                 for seed, history in histories.items() if seed in control], sign='+')
+        name = ('base' if mode == 'plain' else mode) + (f', {variant}' if variant else '')
+        rows.append((name, '' if mode == 'plain' else f'{epsilon:g}', epochs,
+                     mean_std(final, of=len(group)), '' if None in unseen else mean_std(unseen),
+                     difference))
+    return markdown_table(('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
+                           'all test, minus ε = 0 (points)'), rows)
+
+
+def finished_histories(group):
+    return {seed: run['history'] for seed, run in group.items() if run['diverged'] is None}
+
+
+def markdown_table(header, rows):
+    """Return a table in Markdown; cells are converted with str."""
+    lines = ['| ' + ' | '.join(map(str, cells)) + ' |' for cells in (header, *rows)]
+    return '\n'.join([lines[0], '|' + '---|' * len(header), *lines[1:]])
+
+
+def mean_std(values, sign='', of=None):
+    """Format fractions as per cent, mean ± standard deviation.
+
+    `of` is the number of runs of which these did not diverge; the others are counted.
+    """
+    words = []
+    if len(values):
+        values = 100 * np.array(values)
+        deviation = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
+        words.append(f'{values.mean():{sign}.1f}{deviation}')
+    if of and len(values) < of:
+        words.append(f'{of - len(values)} of {of} diverged')
+    return ', '.join(words)

@@ -1,0 +1,68 @@
+"""Parallel processes on one thread each, and seeding: what makes runs fast and reproducible."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+import joblib
+import torch
+
+from support.program import progress_bar
+
+
+def parallel_map(function, tasks, jobs, description):
+    """Return [function(**task) for task in tasks], from `jobs` processes of one thread each."""
+    tasks = list(tasks)
+    with local_workers():
+        calls = (joblib.delayed(call_on_one_thread)(function, task) for task in tasks)
+        parallel = joblib.Parallel(n_jobs=max(1, min(jobs, len(tasks))), return_as='generator')
+        with progress_bar(total=len(tasks), desc=description) as bar:
+            results = []
+            for result in parallel(calls):
+                results.append(result)
+                bar.update()
+    return results
+
+
+def call_on_one_thread(function, arguments):
+    with one_thread():
+        return function(**arguments)
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Run torch on one thread: sums are then added in one order, whatever the machine's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def seeded(seed, device='cpu'):
+    """Run on one thread with torch's random generators seeded; restore both afterwards."""
+    devices = None if torch.device(device).type == 'cuda' else []  # None: all CUDA devices
+    with one_thread(), torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def local_workers():
+    """Configure joblib for processes that have one thread each and end with this one."""
+    return joblib.parallel_config('loky', inner_max_num_threads=1,
+                                  initializer=prepare_worker, initargs=(os.getpid(),))
+
+
+def prepare_worker(parent):
+    """Leave Ctrl-C to the parent process, and exit when it is gone, even by kill -9."""
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()

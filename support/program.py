@@ -1,0 +1,89 @@
+"""How every program of this repository starts, reports progress and ends."""
+
+import os
+import signal
+import sys
+import time
+
+from joblib.externals.loky import get_reusable_executor
+from tqdm import tqdm
+
+
+def run_program(main, get_args):
+    """Call main(get_args()) and turn what goes wrong into one sentence on stderr and a status.
+
+    ValueError and OSError, the errors of bad input, end with status 2, Ctrl-C with 130 and SIGTERM
+    with 143; the notes of an exception (`add_note`) follow its message. Worker processes are ended.
+    """
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        if getattr(sys, name) is None:  # closed by the caller, but worker processes inherit it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, 'w', closefd=False))
+        getattr(sys, name).reconfigure(errors='replace')  # a console that is not UTF-8 has no ε
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        main(get_args())
+        sys.stdout.flush()
+    except (ValueError, OSError) as error:
+        exit_now(error, 2)
+    except Interrupt as error:
+        exit_now(error, error.status)
+
+
+class Interrupt(KeyboardInterrupt):
+    status = 130
+
+
+def interrupt(number, frame):
+    error = Interrupt('Interrupted.')
+    error.status = 128 + number
+    raise error
+
+
+def exit_now(error, status):
+    """Kill the workers, print the error and its notes on one line, and exit."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the program is ending already
+    get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+    message = ' '.join([str(error), *getattr(error, '__notes__', [])])
+    try:
+        sys.stdout.flush()
+        print(f'\n{message}' if status > 2 else message, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it any more
+        sys.stdout = sys.stderr = open(os.devnull, 'w')
+    sys.exit(status)
+
+
+class LogLines:
+    """Progress for a log file: a line every half minute, and one at the end."""
+
+    def __init__(self, total, desc, unit='task', initial=0):
+        self.total, self.desc, self.unit, self.n, self.initial = total, desc, unit, initial, initial
+        self.start = self.printed = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n=1):
+        self.n += n
+        now = time.monotonic()
+        if self.n == self.total or now - self.printed > 30:
+            self.printed = now
+            self.write(tqdm.format_meter(self.n, self.total, now - self.start, 80, self.desc,
+                                         unit=self.unit, initial=self.initial, bar_format=METER))
+
+    def write(self, text, file=None):
+        print(text, file=sys.stderr, flush=True)
+
+
+METER = '{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed} elapsed, {remaining} left'
+
+
+def progress_bar(**kwargs):
+    """Return a tqdm progress bar, or lines for a log file where stderr is not a terminal."""
+    return tqdm(**kwargs) if sys.stderr.isatty() else LogLines(**kwargs)

@@ -1,0 +1,28 @@
+"""The comparison with peers is paired by partition, and its p-values are corrected."""
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from companions.best_recipe.peers import compare_with_peers, peers_table
+from support.statistics import holm
+
+
+def test_comparisons_are_paired_by_partition_and_corrected():
+    rng = np.random.default_rng(0)
+    correct = {'MiniRocket': 355 + rng.permutation(24) // 2}  # of 370, by partition
+    correct['MultiRocketHydra'] = correct['MiniRocket'] + 1
+    correct['best recipe'] = correct['MiniRocket'] + np.array(
+        2 * [1, 2, 1, -1, 1, 3, 2, 0, 1, 2, -2, 1])
+    correct['five of it averaged'] = correct['MiniRocket'] + 3
+    records = [{'classifier': name, 'partition': k, 'accuracy': counts[k] / 370,
+                'fit_seconds': 1.0, 'predict_seconds': 1.0}
+               for name, counts in correct.items() for k in rng.permutation(24)]
+    compared = compare_with_peers(records)
+    difference, p = compared['best recipe', 'MiniRocket']
+    assert difference == pytest.approx((correct['best recipe'] - correct['MiniRocket']) / 3.7)
+    # On counts, whose ties are exact.
+    raw = {(ours, peer): wilcoxon(correct[ours] - correct[peer]).pvalue for ours, peer in compared}
+    assert [p for _, p in compared.values()] == pytest.approx(holm(list(raw.values())))
+    assert (f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; 18 better, 2 equal, 4 worse'
+            in peers_table(records))

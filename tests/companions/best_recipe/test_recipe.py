@@ -1,0 +1,86 @@
+"""The best recipe: what its model reads, how its data is augmented, and that it is reproducible."""
+
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from companions.best_recipe import recipe
+from companions.best_recipe.recipe import (INGREDIENTS, BestClassifier, augment, fit, probabilities,
+                                           recipe_of)
+from load_data import UCI_PATH, load_data, sequences_of, targets_of
+from support.checkpoints import save_checkpoint
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture(scope='module')
+def train():
+    batches, _ = load_data(UCI_PATH)
+    return sequences_of(batches), targets_of(batches)
+
+
+def test_the_model_reads_each_step_normalized_and_as_it_is():
+    x = torch.randn(3, 7, 12)
+    features = BestClassifier().features(x)
+    assert torch.equal(features, torch.cat([F.normalize(x, dim=2), x], 2))
+    louder = BestClassifier().eval()
+    lengths = torch.tensor([7, 6, 5])
+    assert not torch.allclose(louder(x, lengths), louder(2 * x, lengths))
+    single = x[:, :, :1]
+    assert torch.equal(BestClassifier(1, raw=False).features(single), single)  # not only its sign
+    plain = BestClassifier(raw=False).eval()
+    torch.testing.assert_close(plain(x, lengths), plain(2 * x, lengths))
+
+
+def test_an_augmented_sequence_is_a_contiguous_piece_plus_a_constant():
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    deviation, generator = np.array([1.0, 10.0, 0.0]), np.random.default_rng(1)
+    lengths, offsets = set(), []
+    for _ in range(200):
+        y = augment(x, deviation, recipe_of(INGREDIENTS), generator)
+        assert y.dtype == np.float32
+        start = next(s for s in range(21 - len(y))
+                     if np.allclose((y - x[s:s + len(y)]).std(0), 0, atol=1e-5))
+        lengths.add(len(y))
+        offsets.append((y - x[start:start + len(y)])[0])
+    assert lengths == {16, 17, 18, 19, 20}
+    np.testing.assert_allclose(np.std(offsets, 0), [0.4, 4, 0], rtol=0.15)
+    assert np.array_equal(augment(x, deviation, recipe_of([]), generator), x)
+
+
+def test_the_same_seed_gives_the_same_model_and_the_callers_generator_is_unchanged(train):
+    _, a = fit(*train, 0, epochs=1)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    (_, b), (_, other) = (fit(*train, seed, epochs=1) for seed in (0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert not torch.equal(a.conv.weight, other.conv.weight)
+    p = probabilities(a, train[0])
+    assert torch.allclose(p.sum(1), torch.ones(len(p))) and p.shape == (270, 9)
+
+
+def test_the_docstring_loads_and_uses_a_model(train, tmp_path):
+    arguments, model = fit(*train, epochs=1)
+    save_checkpoint(tmp_path / 'best.pt',
+                    {'arguments': arguments, 'state_dict': model.state_dict()})
+    lines = recipe.__doc__.split('\n\n')[1].replace('checkpoints/companions/best_seed0.pt',
+                                                    str(tmp_path / 'best.pt'))
+    batch = load_data(UCI_PATH, 370)[1][0]
+    names = {'BestClassifier': BestClassifier, 'inputs': batch.inputs, 'lengths': batch.lengths}
+    exec(textwrap.dedent(lines), names)
+    assert torch.equal(names['speaker'], model(batch.inputs, batch.lengths).argmax(1))
+
+
+@pytest.mark.parametrize('lengths', [[3] * 55, [3], [2, 9]])
+def test_sequences_as_short_as_the_kernel_are_one_sentence(lengths):
+    """Batch normalization fails on a batch of one step, which is what a kernel of 3 leaves of 3."""
+    sequences = [np.ones((n, 2), dtype=np.float32) for n in lengths]
+    with pytest.raises(ValueError, match='to [39] steps, expected at least 3 in all and more'):
+        fit(sequences, np.arange(len(lengths)) % 2, epochs=1)
+    longer = [*sequences[1:], np.ones((4, 2), dtype=np.float32)]
+    if min(lengths) == 3:
+        fit(longer, np.arange(len(lengths)) % 2, epochs=1)

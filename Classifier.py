@@ -69,12 +69,16 @@ class LSTMClassifier(nn.Module):
         """Rebuild a saved model, in evaluation mode.
 
         `checkpoint` is a path, or the dictionary in it: its 'arguments' are those of this class,
-        its 'state_dict' is loaded strictly. Raises FileNotFoundError or ValueError for a bad file.
+        its 'state_dict' is loaded strictly. Raises OSError or ValueError for a file that cannot be
+        read, and ValueError for a checkpoint of another model.
         """
         if not isinstance(checkpoint, dict):
             checkpoint = load_checkpoint(checkpoint)
-        model = cls(**checkpoint['arguments'])
-        model.load_state_dict(checkpoint['state_dict'], strict=True)
+        try:
+            model = cls(**checkpoint['arguments'])
+            model.load_state_dict(checkpoint['state_dict'], strict=True)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f'not a checkpoint of {cls.__name__}: {error}') from error
         return model.eval()
 
     def forward(self, input, lengths, r=0, mode='plain', epsilon=None):
@@ -100,7 +104,9 @@ class LSTMClassifier(nn.Module):
             self.v = v
         if mode == 'AdvLSTM':
             v = v + r
-        output, _ = self.lstm(v, epsilon=epsilon if mode == 'ProxLSTM' else 0)
+        if mode != 'ProxLSTM':
+            epsilon = 0  # exactly nn.LSTM
+        output, _ = self.lstm(v, epsilon=epsilon)
         last = output[torch.arange(len(output), device=output.device), lengths - 1]
         last = self.regularize('output', last[:, None], torch.ones_like(lengths))[:, 0]
         return self.linear(last)

@@ -1,8 +1,8 @@
-"""LSTM layers whose cell state is a proximal map, so that it moves little when the input is perturbed.
+"""LSTM layers whose cell state is a proximal map, so that perturbing the input moves it little.
 
 M. Li, Y. Ma and X. Zhang, "Proximal mapping for deep regularization", NeurIPS 2020,
-arXiv:2006.07822. Equation numbers are those of "Adversarial Training on Sequence Classification"
-(CS 512, UIC, 2020).
+arXiv:2006.07822. Equations are numbered as in the assignment "Adversarial Training on Sequence
+Classification" (CS 512, UIC, 2020).
 
 At each step an ordinary LSTM cell computes the state s and the output h from the input v and the
 previous h and c. The proximal layer keeps h and replaces s by (3)
@@ -14,13 +14,14 @@ step starts from (h, c). With ε = 0 this is the ordinary LSTM.
 
 Backward, for an incoming ∂L/∂c and with M = I + ε G Gᵀ, a = M⁻¹ ∂L/∂c:
 
-    ∂L/∂s = a  (12),      ∂L/∂G = −ε (a cᵀ + c aᵀ) G  (21, which lacks ε: it is derived for ε = 1).
+    ∂L/∂s = a  (12),      ∂L/∂G = −ε (a cᵀ + c aᵀ) G  (21), which is derived for ε = 1 and lacks ε.
 
 G itself depends on v, on the previous h and c, and on the weights, so that a second-order term
 reaches all of them: the gradient of ⟨∂L/∂G, G⟩ with ∂L/∂G held constant. For h and c it is (6) in
 (5) and (8) in (7); for the weights (4) leaves it out, but they need it too. Since ∂L/∂G has rank
 two, it equals the gradient of −ε ⟨Gᵀa, Gᵀc⟩ with a and c held constant, which takes two
-vector-Jacobian products of the cell and no loop over units. """
+vector-Jacobian products of the cell and no loop over units.
+"""
 
 import math
 import warnings
@@ -75,13 +76,12 @@ class ProxLSTMCell(nn.LSTMCell):
     """`nn.LSTMCell` with the proximal map on its cell state: `(input, (h, c)) -> (h', c')`.
 
     Readable rather than fast: it forms G and factorises an H×H matrix per sample. `epsilon` ≥ 0
-    weighs the proximal term; 0 is exactly `nn.LSTMCell`. Shapes are those of `nn.LSTMCell`: input
-    [B, D] or [D], states [B, H] or [H], zero where `hx` is absent; float32 or float64. The
-    parameters keep their names, so state dicts are exchangeable. Gradients reach the input, both
-    states and all parameters, once: a second differentiation raises RuntimeError.
-
-    Raises ValueError for a negative or non-finite epsilon, and torch.linalg.LinAlgError where the
-    matrix is not positive definite: for NaN in the input, or where ε G Gᵀ exhausts the precision.
+    weighs the proximal term; 0 is exactly `nn.LSTMCell`. Shapes and parameter names are those of
+    `nn.LSTMCell`, so state dicts are exchangeable: input [B, D] or [D], states [B, H] or [H], zero
+    where `hx` is absent; float32 or float64. Gradients reach the input, both states and all
+    parameters, once: a second differentiation raises RuntimeError. Raises ValueError for a negative
+    or non-finite epsilon, and torch.linalg.LinAlgError where the matrix is not positive definite:
+    for NaN in the input, or where ε G Gᵀ exhausts the precision.
     """
 
     def __init__(self, input_size, hidden_size, *, epsilon=1.0, device=None, dtype=None):
@@ -106,7 +106,7 @@ class ProxLSTMCell(nn.LSTMCell):
 def check_epsilon(epsilon):
     """Return `epsilon`, a number or 0-d tensor, as a float; ValueError unless finite and ≥ 0."""
     if torch.is_tensor(epsilon) and epsilon.requires_grad:
-        raise ValueError('epsilon requires a gradient, but none with respect to it is computed')
+        raise ValueError('epsilon requires a gradient, but no gradient with respect to it is computed')
     try:
         value = float(epsilon)
     except (TypeError, ValueError, RuntimeError):
@@ -119,34 +119,31 @@ def check_epsilon(epsilon):
 class ProxLSTM(nn.LSTM):
     """One-layer `nn.LSTM` with the proximal map on every step's cell state.
 
-    The method is that of M. Li, Y. Ma and X. Zhang, "Proximal mapping for deep regularization"
-    (NeurIPS 2020). The layer computes what a loop over `ProxLSTMCell` does, faster.
+    It computes what a loop over `ProxLSTMCell` does, faster. The method is that of M. Li, Y. Ma and
+    X. Zhang, "Proximal mapping for deep regularization", NeurIPS 2020.
 
-    `(input, (h_0, c_0)=None, epsilon=None) -> output, (h_n, c_n)`, all shaped as by `nn.LSTM`:
-    input [T, B, D], [B, T, D] with `batch_first`, [T, D] without a batch, or a `PackedSequence`;
-    output likewise, with H features; states [1, B, H] or [1, H], zero where `hx` is absent. float32
-    or float64. `c_n` is the proximal state of each sequence's last step, from which a caller can
+    `(input, (h_0, c_0)=None, epsilon=None) -> output, (h_n, c_n)`, shaped as by `nn.LSTM`: input
+    [T, B, D], [B, T, D] with `batch_first`, [T, D] without a batch, or a `PackedSequence`; output
+    likewise, with H features; states [1, B, H] or [1, H], zero where `hx` is absent; float32 or
+    float64. `c_n` is the proximal state of each sequence's last step, from which a caller can
     continue. `epsilon`, a number or 0-d tensor, replaces the layer's own in one call; 0 is exactly
-    `nn.LSTM`. The parameters keep their names, so state dicts are exchangeable with `nn.LSTM`.
-    Gradients can be taken once: a second differentiation raises RuntimeError.
+    `nn.LSTM`. State dicts are exchangeable with `nn.LSTM`. Gradients can be taken once: a second
+    differentiation raises RuntimeError.
 
     The linear systems are solved iteratively: in float64 nearly to round-off, in float32 so that
     gradients have a relative error of 1e-5 to 1e-4 for ε up to 2, a few times that for ε of 5 to 30
     (and within that a sample's result depends on its batch).
 
     Raises ValueError for a negative or non-finite epsilon and for options of `nn.LSTM` that are not
-    supported (several layers, no bias, dropout, bidirectional, projections); ValueError or
-    RuntimeError for input of a wrong shape or type. """
+    supported, ValueError or RuntimeError for input of a wrong shape or type.
+    """
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, epsilon=1.0, batch_first=False,
-                 device=None, dtype=None, **others):
-        only = {'num_layers': 1, 'bias': True, 'dropout': 0.0, 'bidirectional': False, 'proj_size': 0}
-        for name, value in {'num_layers': num_layers, **others}.items():
-            if name not in only:
-                raise TypeError(f'ProxLSTM has no option {name!r}')
-            if value != only[name]:
-                raise ValueError(f'ProxLSTM does not support {name}={value!r}, expected {only[name]!r}')
-        super().__init__(input_size, hidden_size, batch_first=batch_first, device=device, dtype=dtype)
+    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
+                 dropout=0.0, bidirectional=False, proj_size=0, *, epsilon=1.0, **factory_kwargs):
+        if (num_layers, bias, dropout, bidirectional, proj_size) != (1, True, 0, False, 0):
+            raise ValueError('ProxLSTM supports only num_layers=1, bias=True, dropout=0, '
+                             'bidirectional=False, proj_size=0')
+        super().__init__(input_size, hidden_size, batch_first=batch_first, **factory_kwargs)
         self.epsilon = check_epsilon(epsilon)
 
     def forward(self, input, hx=None, epsilon=None):
@@ -160,41 +157,37 @@ class ProxLSTM(nn.LSTM):
             hx = None if hx is None else [x[:, None] for x in hx]
             output, (h_n, c_n) = self.forward(input.unsqueeze(B), hx, epsilon)
             return output.squeeze(B), (h_n[:, 0], c_n[:, 0])
-        if input.dim() != 3:
-            raise ValueError(f'input has {input.dim()} dimensions, expected 2 (unbatched) or 3')
-        output, c = self.all_steps(input.transpose(0, 1) if self.batch_first else input, hx, epsilon)
-        states = output[-1:], c[-1:]
-        return output.transpose(0, 1) if self.batch_first else output, states
+        self.check_input(input, None)
+        output, c = self.run(input.transpose(0, 1) if self.batch_first else input, hx, epsilon)
+        h_n, c_n = output[-1:], c[-1:]
+        return output.transpose(0, 1) if self.batch_first else output, (h_n, c_n)
 
     def forward_packed(self, input, hx, epsilon):
-        """Run padded, then take each sequence's own last state: what follows does not influence it."""
+        """Run padded, then take each sequence's own last state, which later steps don't affect."""
         padded, lengths = pad_packed_sequence(input)
-        output, c = self.all_steps(padded, hx, epsilon)
+        self.check_input(padded, None)
+        output, c = self.run(padded, hx, epsilon)
         packed = pack_padded_sequence(output, lengths, enforce_sorted=input.sorted_indices is None)
         last = lengths - 1, torch.arange(len(lengths))
         return packed, (output[last][None], c[last][None])
 
-    def all_steps(self, input, hx, epsilon):
+    def run(self, input, hx, epsilon):
         """Compute every step's h and c, [T, B, H], for input [T, B, D]."""
         T, B, _ = input.shape
-        if T == 0:
-            raise ValueError('input has no steps, expected at least one')
-        if input.dtype not in ConjugateGradients.TOLERANCE:
-            raise ValueError(f'input is {input.dtype}, expected float32 or float64')
-        shape = 1, B, self.hidden_size
-        if hx is None:
-            hx = 2 * (input.new_zeros(shape),)
-        self.check_input(input, None)
+        if T == 0 or input.dtype not in ConjugateGradients.TOLERANCE:
+            raise ValueError(f'input has {T} steps of {input.dtype}, '
+                             f'expected at least one of float32 or float64')
+        expected = (1, B, self.hidden_size), input.dtype, input.device
+        hx = hx or 2 * (input.new_zeros(expected[0]),)
         for name, state in zip(('h_0', 'c_0'), hx):
-            self.check_hidden_size(state, shape, f'{name} has shape {{1}}, expected {{0}}')
-            if (state.dtype, state.device) != (input.dtype, input.device):
-                raise ValueError(f'{name} is {state.dtype} on {state.device}, '
-                                 f'expected {input.dtype} on {input.device} as the input')
+            actual = tuple(state.shape), state.dtype, state.device
+            if actual != expected:
+                raise ValueError(f'{name} has shape, type and device {actual}, expected {expected}')
         h, c = (state[0] for state in hx)
         # Matrix products of a multiple of four rows take up to a fifth less time.
         input, h, c = (F.pad(x, (0, 0, 0, -B % 4)) for x in (input, h, c))
-        output, c = ProximalSequence.apply(epsilon, input, h, c, self.weight_ih_l0, self.weight_hh_l0,
-                                           self.bias_ih_l0, self.bias_hh_l0)
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
+        output, c = ProximalSequence.apply(epsilon, input, h, c, *weights)
         return output[:, :B].contiguous(), c[:, :B].contiguous()
 
     def extra_repr(self):
@@ -202,23 +195,22 @@ class ProxLSTM(nn.LSTM):
 
 
 # ------------------------------------------------------------- everything below is only speed
-#
-# It writes the steps of `ProximalStep` out for the LSTM's own gates. From here on, G and W contain
-# the factor √ε: W [3H, D] is √ε times the rows of `weight_ih` of the gates k = i, f, g, so that G =
-# Σ_k diag(α_k) W_k and M = I + G Gᵀ. As above, Ga and Gc are Gᵀa and Gᵀc [B, D]; WGa and WGc are W
-# Gᵀa and W Gᵀc [B, 3H].
+# It writes out the steps of `ProximalStep` for the LSTM's own gates. From here on, G and W contain
+# the factor √ε: W [3H, D] is √ε times the rows of `weight_ih` of the gates k = i, f, g, so that
+# G = Σ_k diag(α_k) W_k and M = I + G Gᵀ. Ga and Gc are Gᵀa and Gᵀc [B, D], as in `ProximalStep`;
+# WGa and WGc are W Gᵀa and W Gᵀc [B, 3H].
 
 class ProximalSequence(torch.autograd.Function):
     """All steps of a sequence at once: (input, h, c) → every step's h and c.
 
-    A step has the gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), whose z are affine in v
-    and the previous h, and s = f c₋ + i g for the previous c₋. So α_k = ∂s/∂z_k. The derivative of
-    the second-order term −⟨Gᵀa, Gᵀc⟩ with respect to α_k is −β_k, β_k = a W_k Gᵀc + c W_k Gᵀa, and
-    the derivatives of α_k are the second derivatives of s. The solver's by-products are all that β
-    needs.
+    The gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), whose z are affine in v and the
+    previous h, and the previous c₋ give s = f c₋ + i g; α_k = ∂s/∂z_k. The derivative of the
+    second-order term −⟨Gᵀa, Gᵀc⟩ with respect to α_k is −β_k, β_k = a W_k Gᵀc + c W_k Gᵀa, and
+    the derivatives of α_k are the second derivatives of s. β needs only by-products of the solver.
 
     Shapes: input [T, B, D]; h and c [B, H]; weights as in `nn.LSTM`; both results [T, B, H]. What
-    is kept for the backward pass grows as T·B·(H + D). """
+    is kept for the backward pass grows as T·B·(H + D).
+    """
 
     CHUNK = 16  # steps whose derivatives are computed together: few operations, and little memory
 
@@ -226,7 +218,7 @@ class ProximalSequence(torch.autograd.Function):
     def forward(ctx, epsilon, input, h, c, weight_ih, weight_hh, bias_ih, bias_hh):
         T, B, D = input.shape
         H = h.shape[1]
-        z_all = torch.addmm(bias_ih + bias_hh, input.reshape(T * B, D), weight_ih.T).view(T, B, 4 * H)
+        z_all = torch.addmm(bias_ih + bias_hh, input.reshape(T * B, D), weight_ih.T).view(T, B, -1)
         h_all, c_all, Gc_all, WGc_all = (input.new_empty(steps, B, size) for steps, size in
                                          ((T + 1, H), (T + 1, H), (T, D), (T, 3 * H)))
         h_all[0], c_all[0] = h, c
@@ -238,7 +230,7 @@ class ProximalSequence(torch.autograd.Function):
                     c_all[1:], Gc_all, WGc_all)
         for z, i_and_f, i, f, g, o, h, c, h_next, *out in steps:
             z.addmm_(h, weight_hh_T)
-            i_and_f.sigmoid_()
+            i_and_f.sigmoid_()  # in place: z_all becomes gates_all
             g.tanh_()
             o.sigmoid_()
             ig = i * g
@@ -249,10 +241,9 @@ class ProximalSequence(torch.autograd.Function):
             torch.mul(c, slope_f, out=alpha_f)
             torch.addcmul(i, ig, g, value=-1, out=alpha_g)
             solver.solve(alpha, solver.scale(alpha_g), s, out)
-        gates_all = z_all  # activated in place
         ctx.solver = solver
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, weight_ih, weight_hh, gates_all, h_all, c_all, Gc_all, WGc_all)
+        ctx.save_for_backward(input, weight_ih, weight_hh, z_all, h_all, c_all, Gc_all, WGc_all)
         return h_all[1:], c_all[1:]
 
     @staticmethod
@@ -275,7 +266,7 @@ class ProximalSequence(torch.autograd.Function):
         for start in reversed(range(0, T, CHUNK)):
             chunk = slice(start, start + CHUNK)
             c, Gc, WGc = c_all[chunk], Gc_all[chunk], WGc_all[chunk]
-            cell = cell_derivatives(gates_all[chunk], c_before[chunk])
+            cell = CellDerivatives.of(gates_all[chunk], c_before[chunk])
             scale = solver.scale(cell.alpha[:, :, 2])
             grad_gates, a, Ga = (torch.empty_like(x) for x in (gates_all[chunk], c, Gc))
             grad_z = grad_gates.flatten(2)
@@ -293,7 +284,7 @@ class ProximalSequence(torch.autograd.Function):
 
 
 class CellDerivatives(NamedTuple):
-    """Derivatives of s = f c₋ + i g and h = o tanh(s); those of a chunk of steps are [T, B, ...]."""
+    """Derivatives of s = f c₋ + i g and h = o tanh(s), [T, B, ...] for a chunk of steps."""
     alpha: torch.Tensor   # ∂s/∂z_k, stacked over the gates k = i, f, g  [B, 3, H]
     d2s_kk: torch.Tensor  # ∂²s/∂z_k², likewise                          [B, 3, H]
     d2s_ig: torch.Tensor  # ∂²s/∂z_i∂z_g                                 [B, H]
@@ -302,26 +293,24 @@ class CellDerivatives(NamedTuple):
     dh_ds: torch.Tensor   # ∂h/∂s                                        [B, H]
     dh_do: torch.Tensor   # ∂h/∂z_o                                      [B, H]
 
-
-def cell_derivatives(gates, c):
-    """Compute the CellDerivatives of a chunk with these gates [T, B, 4, H] and c₋ [T, B, H]."""
-    i, f, g, o = gates.unbind(2)
-    ig = i * g
-    tanh_s = torch.addcmul(ig, f, c).tanh_()
-    slope_i, slope_f = i - i * i, f - f * f  # σ' = σ − σ²
-    alpha = torch.stack([g * slope_i, c * slope_f, i - ig * g], 2)
-    d2s_kk = torch.mul(gates[:, :, :3], alpha).mul_(-2)
-    d2s_kk[:, :, :2] += alpha[:, :, :2]
-    return CellDerivatives(alpha, d2s_kk, d2s_ig=(1 - g * g) * slope_i, d2s_fc=slope_f, ds_dc=f,
-                           dh_ds=torch.addcmul(o, o * tanh_s, tanh_s, value=-1),
-                           dh_do=tanh_s * (o - o * o))
+    @classmethod
+    def of(cls, gates, c):
+        """Compute those of a chunk with these gates [T, B, 4, H] and previous c₋ [T, B, H]."""
+        i, f, g, o = gates.unbind(2)
+        ig = i * g
+        tanh_s = torch.addcmul(ig, f, c).tanh_()
+        slope_i, slope_f = i - i * i, f - f * f  # σ' = σ − σ²
+        alpha = torch.stack([g * slope_i, c * slope_f, i - ig * g], 2)
+        d2s_kk = torch.mul(gates[:, :, :3], alpha).mul_(-2)
+        d2s_kk[:, :, :2] += alpha[:, :, :2]
+        dh_ds = torch.addcmul(o, o * tanh_s, tanh_s, value=-1)
+        return cls(alpha, d2s_kk, (1 - g * g) * slope_i, slope_f, f, dh_ds, tanh_s * (o - o * o))
 
 
 def backward_step(solver, grad_h, grad_c, cell, scale, c, WGc, a, Ga, grad_z):
     """Write a step's a, Gᵀa and ∂L/∂z to `a`, `Ga` and `grad_z`; return ∂L/∂s and β_f, [B, H].
 
-    grad_h and grad_c are ∂L/∂h and ∂L/∂c; c is [B, 1, H], WGc [B, 3, H]. grad_z holds five views of
-    ∂L/∂z, of the gates i, f, g together and of i, f, g, o.
+    c is [B, 1, H], WGc [B, 3, H], and grad_z five views: of the gates i, f, g, and of i, f, g, o.
     """
     solver.solve(cell.alpha, scale, grad_c, out=(a, Ga, solver.WGx))
     WGa = solver.WGx.view_as(WGc)
@@ -337,15 +326,16 @@ def backward_step(solver, grad_h, grad_c, cell, scale, c, WGc, a, Ga, grad_z):
 
 
 def add_weight_gradients(grads, grad_z, input, h, cell, pairs, root_epsilon):
-    """Add a chunk's gradients to those of weight_ih, weight_hh and the bias, `grads`.
+    """Add a chunk's gradients to `grads`, those of weight_ih, weight_hh and the bias.
 
     The second-order term adds −√ε Σ diag(α_k) (a Gcᵀ + c Gaᵀ), summed over steps and samples, to
-    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga). """
+    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga).
+    """
     grad_weight_ih, grad_weight_hh, grad_bias = grads
     grad_z, input, h = (x.flatten(0, 1) for x in (grad_z, input, h))
     grad_weight_ih.addmm_(grad_z.T, input)
     for x, Gx in pairs:
-        alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.d2s_kk)  # no longer needed
+        alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.d2s_kk)  # d2s_kk has been used
         rows = alpha_x.flatten(2).flatten(0, 1).T
         grad_weight_ih[:len(rows)].addmm_(rows, Gx.flatten(0, 1), alpha=-root_epsilon)
     grad_weight_hh.addmm_(grad_z.T, h)
@@ -355,17 +345,17 @@ def add_weight_gradients(grads, grad_z, input, h, cell, pairs, root_epsilon):
 class ConjugateGradients:
     """Solve M x = b, M = I + G Gᵀ, for B systems at once, without forming G.
 
-    These are preconditioned conjugate gradients in the usual letters, with the residual r = M x − b
-    and its preconditioned form z. The systems share their step lengths, each with its right-hand
-    side scaled to maximum norm 1, so that an iteration is two matrix products and a few operations
-    on [B, H]. It stops at a relative residual (root mean square over the systems) of `TOLERANCE`,
-    which `extrapolate` improves on. A system too ill-conditioned to be solved that well gives a
-    RuntimeWarning.
+    Preconditioned conjugate gradients in the usual letters, with the residual r = M x − b. Systems
+    share their step lengths, each with its right-hand side scaled to maximum norm 1, so that an
+    iteration is two matrix products and a few operations on [B, H]. It stops at a relative residual
+    (root mean square over the systems) of `TOLERANCE`, which `extrapolate` improves on. A system
+    too ill-conditioned for that gives a RuntimeWarning.
 
-    The preconditioner is E Q E. In an LSTM the gate g makes most of G, so E = diag(1 + α_g²
-    ‖W_g‖²)^−½, with the norms of W_g's rows, nearly scales M to a unit diagonal, and Q is the
-    inverse of what M is then for a typical α_g of ½: the same for all systems and steps. From
-    `DENSE` units up, where products with Q cost more than the iterations they save, Q = I. """
+    The preconditioner is E Q E. The gate g makes most of G, so E = diag(1 + α_g² ‖W_g‖²)^−½, with
+    the norms of W_g's rows, nearly scales M to a unit diagonal. Q is the inverse of what M is then
+    for a typical α_g of ½, the same for all systems and steps, and I from `DENSE` units up, where
+    products with Q cost more than the iterations they save.
+    """
 
     TOLERANCE = {torch.float32: 5e-4, torch.float64: 1e-12}
     MAX_ITERATIONS = 1000
@@ -388,20 +378,20 @@ class ConjugateGradients:
             self.W_T = self.W_T.contiguous()
             E = self.scale(self.one / 2)
             EW_g = E[:, None] * W_g
-            # What is added to the unit diagonal keeps Q positive definite in float32, for any epsilon.
+            # The 1e-3 on the unit diagonal keeps Q positive definite in float32 for any epsilon.
             scaled_M = torch.diag(E * E + 1e-3).addmm_(EW_g, EW_g.T, alpha=1 / 4)
             self.Q = torch.linalg.inv_ex(scaled_M).inverse  # a diverged model gives NaN, no error
 
-        # A vector and its products lie side by side, so that one operation advances all of them: M
-        # p, p, Gᵀp and W Gᵀp for the direction p, M x − b, x, Gᵀx and W Gᵀx for the solution x.
+        # A vector and its products lie side by side, so that one operation advances all: M p, p,
+        # Gᵀp, W Gᵀp for the direction p, and M x − b, x, Gᵀx, W Gᵀx for the solution x.
         shapes = (batch, H), (batch, H), (batch, D), (batch, 3 * H)
         sizes = [math.prod(shape) for shape in shapes]
         self.direction, self.solution = weight_ih.new_empty(2, sum(sizes))
         (self.Mp, self.p, self.Gp, self.WGp), (self.r, self.x, self.Gx, self.WGx) = (
             [x.view(shape) for x, shape in zip(buffer.split(sizes), shapes)]
             for buffer in (self.direction, self.solution))
-        self.z, self.scaled = weight_ih.new_empty(2, batch, H)
-        self.alpha_p = weight_ih.new_empty(batch, 3, H)
+        self.z, self.scaled, self.alpha_p = (
+            weight_ih.new_empty(batch, *shape) for shape in ((H,), (H,), (3, H)))
         # The same memory in the shapes that the operations need.
         self.Mp_flat, self.p_flat, self.r_flat, self.z_flat = (
             x.view(-1) for x in (self.Mp, self.p, self.r, self.z))
@@ -420,7 +410,7 @@ class ConjugateGradients:
         return torch.mm(self.scaled, self.Q, out=out).mul_(scale)
 
     def solve(self, alpha, scale, b, out):
-        """Write x [B, H], Gᵀx [B, D], W Gᵀx [B, 3H] to `out`; alpha [B, 3, H], scale and b [B, H]."""
+        """Write x [B, H], Gᵀx [B, D] and W Gᵀx [B, 3H] to `out`, for alpha [B, 3, H], b [B, H]."""
         norm = b.abs().amax(1, keepdim=True).clamp_min_(self.tiny)
         self.solution.zero_()
         torch.div(b, -norm, out=self.r)
@@ -457,7 +447,7 @@ class ConjugateGradients:
             torch.mul(value, norm, out=result)
 
     def exclude_nonfinite(self, alpha, scale, norm):
-        """Zero systems that contain NaN or infinity, whose x becomes NaN, so that the others are solved."""
+        """Exclude systems with NaN or infinity: their x becomes NaN, and the others are solved."""
         nonfinite = ~self.p.isfinite().all(dim=1, keepdim=True)
         norm.masked_fill_(nonfinite, math.nan)
         self.r.masked_fill_(nonfinite, 0)
@@ -465,15 +455,15 @@ class ConjugateGradients:
         return alpha.masked_fill(nonfinite[:, None], 0), scale.masked_fill(nonfinite, 1)
 
     def extrapolate(self, step):
-        """Take x's next step with the last one's length, nearly its own; Gᵀx and W Gᵀx stay behind."""
+        """Advance x by the next step, assumed as long as the last one; Gx and WGx stay behind."""
         self.x.sub_(self.p, alpha=step)
 
     def warn_if_unsolved(self, alpha, b):
-        """Warn if M x ≠ b: over many iterations the recursive residual departs from the true one."""
+        """Warn if M x ≠ b: over many iterations the recursive residual departs from the true."""
         WGx = (alpha * self.x[:, None]).flatten(1) @ self.W @ self.W_T
         Mx = self.x + (alpha * WGx.view_as(alpha)).sum(1)
         relative = (b - Mx).norm() / b.norm()
         if not relative < 10 * self.tolerance:
             warnings.warn(f'ProxLSTM: a proximal step was solved only to a relative residual of '
-                          f'{relative:.1e}, expected {self.tolerance:.0e}; use a smaller epsilon or '
-                          f'float64', RuntimeWarning, stacklevel=2)
+                          f'{relative:.1e}, expected {self.tolerance:.0e}; use a smaller epsilon '
+                          f'or float64', RuntimeWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Read a `.mat` file of labelled sequences into length-sorted, zero-padded minibatches.
+"""Read a `.mat` file of labeled sequences into length-sorted, zero-padded minibatches.
 
     python load_data.py                       # describe data/JV_data.mat
     python load_data.py data/JV_uci.mat       # or any other file of load_data()'s schema
@@ -157,7 +157,7 @@ def main(args):
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description='Describe a .mat file of labelled sequences.')
+    parser = argparse.ArgumentParser(description='Describe a .mat file of labeled sequences.')
     parser.add_argument('path', nargs='?', default=DEFAULT_PATH, help='default: %(default)s')
     return parser.parse_args(argv)
 

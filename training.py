@@ -19,6 +19,7 @@ import signal
 if __name__ == '__main__':  # Ctrl-C during the imports ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import copy
 import dataclasses
 import math
 import time
@@ -34,7 +35,7 @@ from support.options import (check_args, chosen_epsilon, config_of, epochs_by_ep
                              get_args, hyperparameters, model_arguments, variants)
 from support.parallel import seeded
 from support.program import run_program
-from support.sweep import HISTORY, Run, Sweep
+from support.sweep import HISTORY, Run, Sweep, new_entry
 from support.tuning import EVALUATION_BATCH, tune
 
 
@@ -53,7 +54,7 @@ def compute_perturbation(loss, model):
 def normalize_per_sequence(g):
     """Divide each sequence of g [B, T, C] by its L2 norm over steps and channels; keep zeros."""
     peak = g.abs().amax(dim=(1, 2), keepdim=True)
-    g = g / peak  # first, because the squares of a confident sequence's gradient would underflow
+    g = g / peak  # first, because the squares of a confident prediction's gradient underflow
     r = g / torch.linalg.vector_norm(g, dim=(1, 2), keepdim=True)
     return torch.where(peak > 0, r, 0)
 
@@ -122,7 +123,8 @@ def train(run, args, data, start=None, saved=None, epochs=None):
                              for batches in data[:2])
     unseen = data[2]
     settings, arguments = hyperparameters(args, run), model_arguments(args, run, train_iter)
-    history = {key: list(saved['run']['history'][key]) if saved else [] for key in HISTORY}
+    entry = copy.deepcopy(saved['run']) if saved else new_entry(run, args)
+    history = entry['history']
     with seeded(run.seed, args.device):
         model = LSTMClassifier(**arguments).to(args.device)
         if start is not None:  # Section 3: load the saved base model into Adv_model or Prox_model
@@ -131,26 +133,23 @@ def train(run, args, data, start=None, saved=None, epochs=None):
                                      weight_decay=settings['weight_decay'])
         if saved is not None:
             restore_training_state(saved, model, optimizer, args.device)
-        done, diverged = len(history['train_loss']), None
+        done = len(history['train_loss'])
         for epoch in range(done + 1, min(run.epochs, done + (epochs or run.epochs)) + 1):
             loss, accuracy = train_model(model, train_iter, optimizer, run.mode, run.epsilon,
                                          args.clip_value)
             test_loss, test_accuracy, correct = eval_model(model, test_iter, run.mode)
             if not math.isfinite(loss + test_loss):
-                diverged = epoch
+                entry['diverged'] = epoch
                 break
             unseen_accuracy = (correct[unseen].sum().item() / unseen.sum().item() if unseen.any()
                                else None)
             for key, value in zip(HISTORY, (loss, accuracy, test_accuracy, unseen_accuracy)):
                 history[key].append(value)
         state = training_state(model, optimizer, args.device)
-    if diverged is not None or len(history['train_loss']) == run.epochs:
+    if entry['diverged'] is not None or len(history['train_loss']) == run.epochs:
         state = {'state_dict': state['state_dict']}
-    seconds = time.perf_counter() - started + (saved['run']['seconds'] if saved else 0)
-    entry = {'mode': run.mode, 'epsilon': run.epsilon, 'seed': run.seed, 'variant': run.variant,
-             'hyperparameters': settings, 'history': history, 'diverged': diverged,
-             'seconds': round(seconds, 2)}
-    return {'arguments': arguments, **state, 'run': entry}  # Section 3: sweep.train saves this
+    entry['seconds'] = round(entry['seconds'] + time.perf_counter() - started, 2)
+    return {'arguments': arguments, **state, 'run': entry}  # Section 3: Sweep.save writes this
 
 
 def main(args):
@@ -169,8 +168,8 @@ def main(args):
         base = [Run('plain', seed=seed, epochs=args.epochs) for seed in seeds]
         sweep.train(base, 'base model')
 
-        # Section 3: save and load. The base models are now saved in checkpoints/. Adv_model and
-        # Prox_model start from these files, which train() loads with strict=True.
+        # Section 3: save and load. Sweep.save has written every base model to checkpoints/. train()
+        # loads these files, with strict=True, into Adv_model and Prox_model.
 
         # Section 4: train Adv_model for each epsilon. epsilon = 0 is its control.
         sweep.train([Run('AdvLSTM', epsilon, seed, epochs=epochs, start=base[seed])

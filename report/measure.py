@@ -1,22 +1,13 @@
 """Train and measure what the report is made of: everything but its text and figures (write.py).
 
     python -m report.measure                     # all parts, about two hours on two cores
-    python -m report.measure sweep uci           # or only some of them
+    python -m report.measure sweep uci           # or only some of them: the functions in PARTS
 
-sweep     sections 2 to 6 of the assignment with training.py and eight seeds
-uci       its models at their last epoch on UCI's 370 test sequences
-inside    what the proximal step does to the states of its ProxLSTM models
-spikes    300 epochs of the base model: loss spikes, and what might prevent them
-search    cross-validation of the base model's settings and of the placements of section 6
-tune      training.py --tune adv and --tune prox
-others    training.py on two data sets of the package aeon (requirements-extra.txt)
-
-uci and inside need the sweep. Checkpoints are written to checkpoints/report/, from where the
-sweep, tune and others resume (delete that folder to start over), results to report/results/.
+Results are written to report/results/, checkpoints to checkpoints/report/, from where sweep, tune
+and others resume: delete that folder to start over. uci and inside need the sweep.
 """
 
 import argparse
-import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -24,6 +15,7 @@ from pathlib import Path
 import joblib
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 
 import training
 from Classifier import PLACEMENTS, LSTMClassifier
@@ -32,7 +24,7 @@ from data.make_jv_data import import_aeon_datasets
 from load_data import DEFAULT_PATH, UCI_PATH, load_data, sequences_of, targets_of
 from ProxLSTM import ConjugateGradients
 from support.checkpoints import load_checkpoint, write_json
-from support.options import CHOSEN_EPSILON, OPTIMIZER
+from support.options import OPTIMIZER
 from support.pages import load_results
 from support.parallel import parallel_map, seeded
 from support.program import run_program
@@ -41,7 +33,6 @@ from support.tuning import EVALUATION_BATCH, fold_batches, stratified_folds
 
 RESULTS = Path(__file__).parent / 'results'
 OUTPUT = Path(__file__).resolve().parents[1] / 'checkpoints' / 'report'
-OTHERS = 'BasicMotions', 'PickupGestureWiimoteZ'
 SEEDS = 8
 DROPOUT = [place for place in PLACEMENTS if place != 'conv']  # equal before and after the ReLU
 SWEEP = ['--seeds', str(SEEDS),
@@ -50,9 +41,10 @@ SWEEP = ['--seeds', str(SEEDS),
          '--dropout', *(f'{place}=0.5' for place in DROPOUT), '--batch-norm', *PLACEMENTS]
 
 
-def run_training(output, *arguments):
-    """Run training.py, or resume what it has saved in that folder."""
+def run_training(output, name, result, *arguments):
+    """Run training.py, or resume it; copy its plots/NAME.json to results/RESULT.json."""
     training.main(training.get_args(['--output-dir', str(output), '--resume', *arguments]))
+    shutil.copyfile(output / 'plots' / f'{name}.json', RESULTS / f'{result}.json')
 
 
 def measure(name, function, tasks):
@@ -61,61 +53,54 @@ def measure(name, function, tasks):
                parallel_map(function, tasks, joblib.cpu_count(), name))
 
 
-def checkpoint_path(run):
-    return OUTPUT / 'checkpoints' / f'{run.name}.pt'
-
-
-def sweep_runs():
-    """Return the runs of the sweep that did not diverge."""
-    path = OUTPUT / 'plots' / 'results.json'
-    if not path.exists():
-        raise ValueError(f'{path}: missing, python -m report.measure sweep writes it')
-    return [Run(entry['mode'], entry['epsilon'], entry['seed'], entry['variant'],
-                epochs=entry['hyperparameters']['epochs'])
-            for entry in load_results(path)['runs'] if entry['diverged'] is None]
-
-
 def sweep():
-    run_training(OUTPUT, *SWEEP)
-    shutil.copyfile(OUTPUT / 'plots' / 'results.json', RESULTS / 'results.json')
+    """Train sections 2 to 6 of the assignment with training.py."""
+    run_training(OUTPUT, 'results', 'results', *SWEEP)
 
 
 def tune():
-    for name in 'adv', 'prox':
-        run_training(OUTPUT, '--tune', name)
-        shutil.copyfile(OUTPUT / 'plots' / f'tune_{name}.json', RESULTS / f'tune_{name}.json')
+    """Choose epsilon by cross-validation with training.py."""
+    for name in 'tune_adv', 'tune_prox':
+        run_training(OUTPUT, name, name, '--tune', name.removeprefix('tune_'))
 
 
 def others():
-    """Use the settings of Japanese Vowels, and three seeds."""
+    """Train on two of aeon's data sets, with the settings of Japanese Vowels and three seeds."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for name in OTHERS:
+    for name in 'BasicMotions', 'PickupGestureWiimoteZ':
         data = str(OUTPUT / f'{name}.mat')
         from_aeon.main(from_aeon.get_args([name, '--output', data]))
-        run_training(OUTPUT / name, '--data', data)
-        shutil.copyfile(OUTPUT / name / 'plots' / 'results.json', RESULTS / f'{name}.json')
+        run_training(OUTPUT / name, 'results', name, '--data', data)
 
 
-# ------------------------------------------------------------------------------------------- uci
+def sweep_checkpoints():
+    """Return {run: path of its checkpoint} of the sweep's runs that did not diverge."""
+    path = OUTPUT / 'plots' / 'results.json'
+    if not path.exists():
+        raise ValueError(f'{path}: missing, python -m report.measure sweep writes it')
+    runs = [Run(entry['mode'], entry['epsilon'], entry['seed'], entry['variant'],
+                epochs=entry['hyperparameters']['epochs'])
+            for entry in load_results(path)['runs'] if entry['diverged'] is None]
+    return {run: OUTPUT / 'checkpoints' / f'{run.name}.pt' for run in runs}
+
 
 def uci():
-    """Measure AdvLSTM's two runs of 100 epochs, chosen and control, after 50 too, as the others."""
-    runs = sweep_runs()
-    shorter = [dataclasses.replace(run, epochs=50) for run in runs if run.mode == 'AdvLSTM'
-               and not run.variant and run.epsilon in (0, CHOSEN_EPSILON['AdvLSTM'])]
-    train_set, _ = load_data(DEFAULT_PATH)
-    _, test_set = load_data(UCI_PATH, EVALUATION_BATCH)
-    tasks = [{'run': run, 'path': checkpoint_path(run)} for run in runs]
-    tasks += [{'run': run, 'path': checkpoint_path(Run('plain', seed=run.seed)),
-               'train_set': train_set} for run in shorter]
-    measure('uci', evaluate, [{**task, 'test_set': test_set} for task in tasks])
+    """Evaluate the sweep's models on UCI's 370; AdvLSTM's of 100 epochs also after 50."""
+    paths = sweep_checkpoints()
+    tasks = [{'run': run, 'path': path} for run, path in paths.items()]
+    tasks += [{'run': Run('AdvLSTM', run.epsilon, run.seed, epochs=50), 'train': True,
+               'path': paths[Run('plain', seed=run.seed)]}
+              for run in paths if run.mode == 'AdvLSTM' and run.epochs == 100]
+    measure('uci', evaluate, tasks)
 
 
-def evaluate(run, path, test_set, train_set=None):
-    """Return the accuracy of the run saved at `path`; with `train_set`, train it from that base."""
+def evaluate(run, path, train=False):
+    """Return the accuracy of the run saved at `path`; with `train`, train it from that base."""
     checkpoint = load_checkpoint(path)
-    if train_set is not None:
-        data = train_set, test_set, torch.zeros(sum(len(b.targets) for b in test_set), dtype=bool)
+    _, test_set = load_data(UCI_PATH, EVALUATION_BATCH)
+    if train:
+        train_set, _ = load_data(DEFAULT_PATH)
+        data = train_set, test_set, torch.zeros(len(targets_of(test_set)), dtype=bool)
         checkpoint = training.train(run, training.get_args([]), data, checkpoint)
     model = LSTMClassifier.from_checkpoint(checkpoint)
     _, accuracy, _ = training.eval_model(model, test_set, run.mode)
@@ -123,12 +108,11 @@ def evaluate(run, path, test_set, train_set=None):
             'epochs': run.epochs, 'accuracy': accuracy}
 
 
-# ---------------------------------------------------------------------------------------- inside
-
 def inside():
+    """Measure what the proximal step does to the states of the sweep's ProxLSTM models."""
     train_set, _ = load_data(DEFAULT_PATH, EVALUATION_BATCH)
-    measure('inside', look_inside, [{'path': checkpoint_path(run), 'batches': train_set}
-                                    for run in sweep_runs()
+    measure('inside', look_inside, [{'path': path, 'batches': train_set}
+                                    for run, path in sweep_checkpoints().items()
                                     if run.mode == 'ProxLSTM' and not run.variant])
 
 
@@ -140,28 +124,25 @@ def look_inside(path, batches):
     the solver.
     """
     checkpoint = load_checkpoint(path)
-    model = LSTMClassifier.from_checkpoint(checkpoint)
+    model = LSTMClassifier.from_checkpoint(checkpoint).train()  # so that it keeps v
     epsilon, lstm, values = checkpoint['run']['epsilon'], model.lstm, []
-    W = lstm.weight_ih_l0[:3 * lstm.hidden_size].unflatten(0, (3, -1))
+    H = lstm.hidden_size
+    W = lstm.weight_ih_l0[:3 * H].unflatten(0, (3, H))
     for inputs, _, lengths in batches:
-        inputs_of_lstm = []
-        hook = lstm.register_forward_pre_hook(lambda _, args: inputs_of_lstm.append(args[0]))
-        model(inputs, lengths, mode='ProxLSTM')
-        hook.remove()
-        v = inputs_of_lstm[0]
+        model(inputs, lengths)
+        B, _, D = model.v.shape
         last = (lengths - model.kernel_size) // model.stride
-        solver = ConjugateGradients(lstm.weight_ih_l0, epsilon, len(v))
-        h, c = v.new_zeros(2, len(v), lstm.hidden_size)
+        solver = ConjugateGradients(lstm.weight_ih_l0, epsilon, B)
+        h, c = W.new_zeros(2, B, H)
         for t in range(last.max()):
-            gates = (F.linear(v[:, t], lstm.weight_ih_l0, lstm.bias_ih_l0)
+            gates = (F.linear(model.v[:, t], lstm.weight_ih_l0, lstm.bias_ih_l0)
                      + F.linear(h, lstm.weight_hh_l0, lstm.bias_hh_l0)).chunk(4, 1)
             (i, f, o), g = (gates[k].sigmoid() for k in (0, 1, 3)), gates[2].tanh()
             s = f * c + i * g
             alpha = torch.stack([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g)], 1)
             G = torch.einsum('bxh,xhd->bhd', alpha, W)
             lambda_max = torch.linalg.eigvalsh(G @ G.mT)[:, -1]
-            out = c, _, _ = (torch.empty_like(s), torch.empty_like(v[:, t]),
-                             s.new_empty(len(s), 3 * s.shape[1]))
+            out = c, _, _ = [W.new_empty(B, size) for size in (H, D, 3 * H)]
             solver.solve(alpha, solver.scale(alpha[:, 2]), s, out)
             h = o * s.tanh()
             moved = (c - s).norm(dim=1) / s.norm(dim=1)
@@ -172,8 +153,6 @@ def look_inside(path, batches):
             'moved': moved, 'lambda_max': lambda_max, 'iterations': iterations}
 
 
-# ---------------------------------------------------------------------------------------- spikes
-
 CURES = {'as in training.py': {},
          'gradient clipped by norm, to 1': {'clip_norm': 1.0, 'clip_value': math.inf},
          'cosine schedule to 0': {'schedule': True}, 'weights averaged': {'averaged': True},
@@ -181,6 +160,7 @@ CURES = {'as in training.py': {},
 
 
 def spikes():
+    """Train the base model for 300 epochs, with each cure for its loss spikes."""
     measure('spikes', train_long, [{'cure': cure, 'seed': seed}
                                    for cure in CURES for seed in range(SEEDS)])
 
@@ -192,7 +172,7 @@ def train_long(cure, seed, epochs=300):
     moved. With 'averaged', loss and accuracy are those of an exponential moving average of the
     weights (0.99 per minibatch, ten minibatches an epoch).
     """
-    settings = OPTIMIZER['plain'] | {'clip_value': 0.1, 'amsgrad': False} | CURES[cure]
+    settings = OPTIMIZER['plain'] | {'clip_value': 0.1, 'clip_norm': math.inf} | CURES[cure]
     train_set, _ = load_data(DEFAULT_PATH)
     large_batches, test_set = load_data(UCI_PATH, EVALUATION_BATCH)
     record = {'cure': cure, 'seed': seed, 'loss': [], 'accuracy': [], 'moved': []}
@@ -200,21 +180,21 @@ def train_long(cure, seed, epochs=300):
         model = LSTMClassifier()
         average = torch.optim.swa_utils.AveragedModel(
             model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
-        adam = {key: settings[key] for key in ('lr', 'weight_decay', 'amsgrad')}
-        optimizer = torch.optim.Adam(model.parameters(), **adam)
+        optimizer = torch.optim.Adam(model.parameters(), settings['lr'],
+                                     weight_decay=settings['weight_decay'],
+                                     amsgrad='amsgrad' in settings)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
         def clip_norm(*_):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings['clip_norm'])
+            clip_grad_norm_(model.parameters(), settings['clip_norm'])
 
-        if 'clip_norm' in settings:
-            optimizer.register_step_pre_hook(clip_norm)
+        optimizer.register_step_pre_hook(clip_norm)
         optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
         evaluated = average.module if 'averaged' in settings else model
         for _ in range(epochs):
-            before = weights(model)
+            before = parameters_to_vector(model.parameters()).detach()
             training.train_model(model, train_set, optimizer, clip_value=settings['clip_value'])
-            moved = (weights(model) - before).norm().item()
+            moved = (parameters_to_vector(model.parameters()) - before).norm().item()
             if 'schedule' in settings:
                 scheduler.step()
             loss = training.eval_model(evaluated, large_batches)[0]
@@ -224,39 +204,32 @@ def train_long(cure, seed, epochs=300):
     return record
 
 
-def weights(model):
-    return torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-
-
-# ---------------------------------------------------------------------------------------- search
-
 def search():
-    """Cross-validate one change at a time."""
-    args = training.get_args([])
+    """Cross-validate the base model with one change at a time."""
+    options = {'hidden_size': (25, 100), 'out_channels': (32, 128), 'kernel_size': (1, 5),
+               'base_lr': (3e-4, 3e-3), 'base_weight_decay': (0, 1e-2), 'batch_size': (9, 54),
+               'epochs': (50, 200)}
     changes = {'as in training.py': {}}
-    for option, values in (('hidden_size', (25, 100)), ('out_channels', (32, 128)),
-                           ('kernel_size', (1, 5)), ('base_lr', (3e-4, 3e-3)),
-                           ('base_weight_decay', (0, 1e-2)), ('batch_size', (9, 54)),
-                           ('epochs', (50, 200))):
-        changes |= {f'{option.removeprefix("base_")} {value:g}': {option: value}
-                    for value in values}
+    changes |= {f'{option.removeprefix("base_")} {value:g}': {option: value}
+                for option, values in options.items() for value in values}
     variants = [f'batch norm {place}' for place in PLACEMENTS]
     variants += [f'dropout {place} 0.5' for place in DROPOUT]
     changes |= {variant: {'variant': variant} for variant in variants}
-    train_set, _ = load_data(DEFAULT_PATH)
-    data = {'sequences': sequences_of(train_set), 'labels': targets_of(train_set)}
-    folds = list(enumerate(stratified_folds(data['labels'], args.folds, args.repeats)))
-    measure('search', validate, [
-        {'name': name, 'change': change, 'fold': fold, 'held_out': held_out, **data}
-        for name, change in changes.items() for fold, held_out in folds])
+    args = training.get_args([])
+    measure('search', validate, [{'name': name, 'change': change, 'fold': fold}
+                                 for name, change in changes.items()
+                                 for fold in range(args.folds * args.repeats)])
 
 
-def validate(name, change, fold, held_out, sequences, labels):
+def validate(name, change, fold):
     """Train a changed base model on a fold; return its accuracy on the held-out sequences."""
     args = argparse.Namespace(**{**vars(training.get_args([])), **change})
     run = Run('plain', seed=fold, variant=change.get('variant', ''), epochs=args.epochs)
+    train_set, _ = load_data(DEFAULT_PATH)
+    sequences, labels = sequences_of(train_set), targets_of(train_set)
+    held_out = list(stratified_folds(labels, args.folds, args.repeats))[fold]
     batches = fold_batches(sequences, labels, held_out, args.batch_size)
-    data = *batches, torch.zeros(int(held_out.sum()), dtype=bool)
+    data = *batches, torch.zeros(held_out.sum(), dtype=bool)
     entry = training.train(run, args, data)['run']
     if entry['diverged'] is not None:
         raise ValueError(f'{name}: the loss was not finite on fold {fold}')

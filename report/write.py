@@ -10,64 +10,133 @@ from pathlib import Path
 
 import numpy as np
 
-from report import tables
-from report.analysis import (UNCHANGED, Setting, accuracy, cure_effects, inside, load,
-                             number_of_seeds, placement_effects, spike_stretch, spikes,
-                             steady_accuracy, sweep_effects)
+from report.analysis import (UNCHANGED, Setting, accuracy, column, cure_effects, group, load,
+                             placement_effects, spike_stretch, spikes, sweep_effects,
+                             sweep_settings, variants)
 from report.figures import write_figures
-from support.figures import mean_std, results_table
+from support.figures import markdown_table, mean_std, results_table
 from support.options import CHOSEN_EPSILON
 from support.pages import load_results, render, write_page
 from support.program import run_program
 from support.statistics import Effect, format_p
-from support.tuning import tuning_table
+from support.tuning import paired_difference, tuning_table
 
 FOLDER = Path(__file__).parent
 BEST_RECIPE = FOLDER.parent / 'companions' / 'best_recipe' / 'results' / 'best.json'
 
 
+def plus_minus(values, decimals=1):
+    return f'{values.mean():.{decimals}f} ± {values.std(ddof=1):.{decimals}f}'
+
+
+def accuracy_table(settings):
+    """Tabulate the accuracies of Settings on the three test sets."""
+    rows = []
+    for setting in settings:
+        values = [accuracy(setting, test) for test in ('test', 'unseen', 'uci')]
+        rows.append([setting.variant or setting.mode.replace('plain', 'base'),
+                     f'{setting.epsilon:g}', setting.epochs,
+                     *(mean_std(x[np.isfinite(x)] / 100, of=len(x)) for x in values)])
+    return markdown_table(['', 'ε', 'epochs', "the assignment's 351 (%)",
+                           'the 291 not in training (%)', "UCI's 370 (%)"], rows)
+
+
+def placement_table():
+    return accuracy_table([Setting('ProxLSTM', epsilon, variant) for variant in ('', *variants())
+                           for epsilon in (0.0, CHOSEN_EPSILON['ProxLSTM'])])
+
+
+def effects_table(effects):
+    header = ['', 'difference (points)', '95 % interval', 'p', 'p, corrected',
+              'last ten epochs, the 291 (points)']
+    return markdown_table(header, [
+        [e.label, f'{e.mean:+.2f} ± {e.deviation:.2f}', f'{e.low:+.2f} to {e.high:+.2f}',
+         f'{e.p:.2g}', f'{e.p_holm:.2g}', f'{e.last_ten.mean:+.2f} ± {e.last_ten.deviation:.2f}']
+        for e in effects.values()])
+
+
+def effect_range(effects, beginning, word=''):
+    """Return the extreme means of effects, but for the placement at which a seed failed."""
+    means = [e.mean for label, e in effects.items() if label.startswith(beginning)
+             and word in label and 'batch norm output' not in label]
+    return f'{min(means):+.1f} to {max(means):+.1f}'
+
+
+def settings_table():
+    config = load('results')['config']
+    keys = ('batch_size', 'hidden_size', 'out_channels', 'kernel_size', 'stride', 'epochs', 'lr',
+            'weight_decay', 'clip_value', 'epsilon')
+    return markdown_table(['', 'base', 'AdvLSTM', 'ProxLSTM'], [
+        [f'`{key}`', *(config.get(f'{prefix}_{key}', config.get(key, ''))
+                       for prefix in ('base', 'adv', 'prox'))] for key in keys])
+
+
+def search_table():
+    folds = {change: column(runs, 'accuracy') for change, runs in group('search', 'change').items()}
+    return markdown_table(
+        ['change', 'accuracy on held-out folds (%)', 'minus no change (mean ± standard error)'],
+        [[change, mean_std(values), paired_difference(values, folds[UNCHANGED])]
+         for change, values in folds.items()])
+
+
+def inside_table():
+    return markdown_table(['ε', '‖c − s‖ / ‖s‖', 'λ_max(G Gᵀ)', 'iterations'], [
+        [f'{epsilon:g}', plus_minus(column(runs, 'moved'), 3),
+         plus_minus(column(runs, 'lambda_max'), 2), plus_minus(column(runs, 'iterations'))]
+        for epsilon, runs in group('inside', 'epsilon').items()])
+
+
+def spike_table():
+    header = ['base model, 300 epochs', 'seeds with a spike', 'spikes per seed',
+              'largest loss after epoch 100, median', 'lowest accuracy after epoch 100 (%)',
+              'last epoch (%)', 'difference (points)', 'p, corrected']
+    differences = {cure: [f'{e.mean:+.2f} ± {e.deviation:.2f}', f'{e.p_holm:.2g}']
+                   for cure, e in cure_effects().items()}
+    return markdown_table(header, [
+        [cure, f'{x.seeds} of {len(x.found)}', f'{np.mean([*map(len, x.found)]):.1f}',
+         f'{x.largest:.3f}', plus_minus(x.lowest), plus_minus(x.last),
+         *differences.get(cure, ['', ''])] for cure, x in spikes().items()])
+
+
 def names():
     """Return what page.md uses."""
-    plain, adv, prox = (Setting(mode) for mode in ('plain', 'AdvLSTM', 'ProxLSTM'))
-    early = (prox._replace(epsilon=e, epochs=75) for e in (CHOSEN_EPSILON['ProxLSTM'], 0.0))
+    plain, chosen = Setting('plain'), CHOSEN_EPSILON['ProxLSTM']
+    early = (accuracy(Setting('ProxLSTM', epsilon, epochs=75), 'unseen', window=10)
+             for epsilon in (chosen, 0.0))
     best_epoch = np.array([max(run['history']['test_accuracy']) for run in plain.runs])
     seconds = {mode: sum(run['seconds'] for run in Setting(mode, epsilon).runs)
                for mode, epsilon in CHOSEN_EPSILON.items()}
     folds, repeats = (load('tune_adv')['config'][key] for key in ('folds', 'repeats'))
     return {
-        'tables': tables, 'Setting': Setting, 'format_p': format_p, 'seeds': number_of_seeds(),
-        'adv': sweep_effects('AdvLSTM'), 'prox': sweep_effects('ProxLSTM'),
-        'early': Effect('', *map(steady_accuracy, early)), 'placements': placement_effects(),
-        'cures': cure_effects(), 'spikes': spikes, 'unchanged': spikes(UNCHANGED),
+        **{function.__name__: function for function in (
+            Setting, load, sweep_settings, format_p, tuning_table, results_table, accuracy_table,
+            placement_table, effects_table, effect_range, settings_table, search_table,
+            inside_table, spike_table)},
+        'seeds': len(plain.runs), 'adv': sweep_effects('AdvLSTM'),
+        'prox': sweep_effects('ProxLSTM'), 'early': Effect('', *early),
+        'placements': placement_effects(), 'cures': cure_effects(), 'spikes': spikes(),
         'stretch': spike_stretch(), 'best_epoch': mean_std(best_epoch),
-        'leak': (accuracy(plain, 'all') - accuracy(plain, 'unseen')).mean(),
-        'best_epoch_gain': (100 * best_epoch - accuracy(plain, 'all')).mean(),
-        'control_change': (accuracy(adv) - accuracy(plain)).mean(),
+        'leak': (accuracy(plain, 'test') - accuracy(plain, 'unseen')).mean(),
+        'best_epoch_gain': (100 * best_epoch - accuracy(plain, 'test')).mean(),
+        'control_change': (accuracy(Setting('AdvLSTM')) - accuracy(plain)).mean(),
         'time_ratio': seconds['AdvLSTM'] / seconds['ProxLSTM'],
         'fold_factor': math.sqrt(1 + folds * repeats / (folds - 1)),  # Nadeau and Bengio (2003)
-        'leading': {epsilon: 1 - 1 / (1 + epsilon * inside()[epsilon]['lambda_max'].mean())
-                    for epsilon in (5, 150)},
-        'tuning': {name: tuning_table(load(f'tune_{name}')['runs'])[0] for name in ('adv', 'prox')},
-        'best_recipe': mean_std([run['accuracy'] for run in load_results(BEST_RECIPE)['runs']]),
-        'others': {name: results_table(load(name)['runs'])
-                   for name in ('BasicMotions', 'PickupGestureWiimoteZ')}}
+        'leading': {epsilon: 1 - 1 / (1 + epsilon * column(runs, 'lambda_max').mean())
+                    for epsilon, runs in group('inside', 'epsilon').items()},
+        'best_recipe': mean_std([run['accuracy'] for run in load_results(BEST_RECIPE)['runs']])}
 
 
 def main(args):
-    if args.check:
-        page = (FOLDER / 'README.md').read_text(encoding='utf-8')
-        if page != render(FOLDER / 'page.md', names()):
-            raise ValueError('report/README.md does not match report/results/: '
-                             'run python -m report.write')
-    else:
+    if not args.check:
         write_page(FOLDER, names())
         write_figures(FOLDER)
+    elif (FOLDER / 'README.md').read_text(encoding='utf-8') != render(FOLDER / 'page.md', names()):
+        raise ValueError('report/README.md does not match results/: run python -m report.write')
 
 
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Write report/README.md and its figures.')
-    parser.add_argument('--check', action='store_true',
-                        help='write nothing; fail if the page would change')
+    parser.add_argument('--check', action='store_true', help='fail if the page would change')
     return parser.parse_args(argv)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def write(path, content):
     Raises OSError with one sentence that names `path`; what was there before is then unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f'{path.name}.tmp')
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

@@ -22,7 +22,10 @@ def save_figure(path, figure):
 # ----------------------------------------------------------------------- accuracy against epoch
 
 def plot_runs(folder, runs, chosen):
-    """Draw the assignment's plots from entries of results.json; `chosen` is {mode: epsilon}."""
+    """Draw the assignment's plots from entries of results.json; `chosen` is {mode: epsilon}.
+
+    A sweep over epsilon is drawn as a panel for each epsilon, on common axes with the control.
+    """
     def select(mode, epsilon=0.0, variant=''):
         return [run for run in runs
                 if (run['mode'], run['epsilon'], run['variant']) == (mode, epsilon, variant)]
@@ -56,16 +59,16 @@ def plot_accuracy(path, title, panels):
     curves = {name: {label: accuracy_curves(group) for label, group in groups.items()}
               for name, groups in panels.items()}
     means = [y.mean(0) for groups in curves.values() for y in groups.values() if y.size]
-    floor = min((np.percentile(mean, 10) for mean in means), default=3) - 3
+    floor = min(np.percentile(mean, 10) for mean in means) - 3 if means else 0
     floor = max(0, 5 * math.floor(floor / 5))
     for ax, (name, groups) in zip(axes, curves.items()):
         diverged = sum(map(len, panels[name].values())) - sum(map(len, groups.values()))
         ax.set_title(name + (f', {diverged} runs diverged' if diverged else ''), fontsize=10)
-        ends = {}
+        ends = []
         for label, y in groups.items():
             style = METHOD if label == list(groups)[-1] else CONTROL
             if y.size:
-                ends[y.mean(0)[-1]] = style['color'], y.shape[1]
+                ends.append((y.mean(0)[-1], y.shape[1], style['color']))
                 draw_band(ax, y, label, style)
         label_ends(ax, ends, (100 - floor) / 14)
         ax.grid(alpha=0.3)
@@ -83,9 +86,11 @@ def plot_accuracy(path, title, panels):
     if seeds > 1:
         title += f': mean and standard deviation over {seeds} seeds'
     figure.suptitle(title, fontsize=11)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    handles = {}
+    for ax in axes:
+        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles, loc='outside lower center', ncols=len(handles))
     save_figure(path, figure)
 
 
@@ -106,9 +111,9 @@ def draw_band(ax, y, label, style):
 
 
 def label_ends(ax, ends, distance):
-    """Write the last values, {value: (color, epoch)}, beside their lines, `distance` apart."""
+    """Write the last values, (value, epoch, color), beside their lines, `distance` apart."""
     height = -math.inf
-    for value, (color, epoch) in sorted(ends.items()):
+    for value, epoch, color in sorted(ends):
         height = max(value, height + distance)
         ax.annotate(f'{value:.1f}', (epoch, height), (4, 0), textcoords='offset points', fontsize=9,
                     color=color, va='center')

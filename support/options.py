@@ -1,7 +1,7 @@
 """The command line: options and defaults of training.py, and argument types for all programs."""
 
 import argparse
-import math
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -27,39 +27,36 @@ MODES = {prefix: mode for mode, prefix in PREFIX.items()}
 
 # ------------------------------------------------------------------------------- argument types
 
-def positive_int(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def number_type(kind, low, high, expected):
+    """Return an argument type: numbers of `kind` from `low` to `high`; say what was `expected`."""
+    def convert(text):
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) <= high:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f'{text!r}, expected {expected}')
+
+    return convert
 
 
-def non_negative(text):
-    value = float(text)
-    if not 0 <= value <= 1e30:  # beyond this, float32 overflows in Adam
-        raise ValueError
-    return value
-
-
-def positive(text):
-    value = non_negative(text)
-    if value == 0:
-        raise ValueError
-    return value
+positive_int = number_type(int, 1, 2**31 - 1, 'a whole number above 0')
+# Beyond 1e30, float32 overflows in Adam.
+non_negative = number_type(float, 0, 1e30, 'a number from 0 to 1e30')
+positive = number_type(float, 1e-300, 1e30, 'a number above 0, up to 1e30')
+probability = number_type(float, 1e-300, 1 - 1e-9, 'a probability between 0 and 1')
 
 
 def dropout_placement(text):
-    placement, _, probability = text.partition('=')
-    probability = float(probability or 0.5)
-    if placement not in PLACEMENTS or not 0 < probability < 1:
-        raise ValueError
-    return placement, probability
+    placement, _, p = text.partition('=')
+    if placement not in PLACEMENTS:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected PLACE=P, where PLACE is one of '
+                                         f'{", ".join(PLACEMENTS)}')
+    return placement, probability(p or '0.5')
 
 
 def device_name(text):
     try:
         torch.zeros(1, device=text).item()  # 'meta' fails here
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:  # torch raises many kinds for devices that it knows by name only
         raise argparse.ArgumentTypeError(f'{text!r} is not a usable device here') from error
     return text
 
@@ -75,7 +72,8 @@ def add_run_arguments(parser, seeds=3, jobs=joblib.cpu_count()):
     parser.add_argument('--output-dir', type=Path, default=argparse.SUPPRESS,
                         help='folder for plots/ and checkpoints/ (default: this repository; with '
                              '--dry-run a temporary folder)')
-    parser.add_argument('--dry-run', action='store_true', help='run everything, with little work')
+    parser.add_argument('--dry-run', action='store_true',
+                        help='run everything with little work, in a temporary folder')
 
 
 def finish_args(args, name):
@@ -113,7 +111,7 @@ def get_args(argv=None):
                         help='address of the Dask scheduler')
 
     group = parser.add_argument_group('model')
-    group.add_argument('--hidden-size', type=positive_int, default=50)
+    group.add_argument('--hidden-size', type=positive_int, default=50, help='of the LSTM')
     group.add_argument('--out-channels', type=positive_int, default=64, help='of the convolution')
     group.add_argument('--kernel-size', type=positive_int, default=3, help='of the convolution')
     group.add_argument('--stride', type=positive_int, default=1, help='of the convolution')
@@ -125,7 +123,8 @@ def get_args(argv=None):
                        help='section 6: places, a run for each')
 
     group = parser.add_argument_group('optimization')
-    group.add_argument('--batch-size', type=positive_int, default=27)
+    group.add_argument('--batch-size', type=positive_int, default=27,
+                       help='sequences per minibatch')
     group.add_argument('--clip-value', type=positive, default=0.1,
                        help='bound on each gradient entry')
     for mode, prefix in PREFIX.items():
@@ -141,13 +140,13 @@ def get_args(argv=None):
                            metavar='EPSILON', help=f'{mode}: other epsilons to train')
 
     group = parser.add_argument_group('choosing epsilon, instead of sections 2 to 6')
-    group.add_argument('--tune', choices=tuple(MODES)[1:],
+    group.add_argument('--tune', choices=('adv', 'prox'),
                        help='cross-validate over --grid within the training set')
     group.add_argument('--grid', type=non_negative, nargs='+', metavar='EPSILON',
                        default=argparse.SUPPRESS, help='epsilons to compare with 0 (default: '
                        f'{TUNING_GRID["AdvLSTM"]} or {TUNING_GRID["ProxLSTM"]})')
-    group.add_argument('--folds', type=positive_int, default=5)
-    group.add_argument('--repeats', type=positive_int, default=3)
+    group.add_argument('--folds', type=positive_int, default=5, help='of cross-validation')
+    group.add_argument('--repeats', type=positive_int, default=3, help='of cross-validation')
 
     args = parser.parse_args(argv)
     if args.dry_run:
@@ -168,7 +167,7 @@ def get_args(argv=None):
 
 
 def check_args(args, train_set):
-    """Raise ValueError for options that the data does not allow."""
+    """Raise ValueError for options that the data does not allow; say what the data changes."""
     if train_set[0].inputs.shape[2] == 1:
         print('The data has a single feature: its steps are not normalized, which would leave only '
               'their signs.')
@@ -177,14 +176,14 @@ def check_args(args, train_set):
         values = {'input': batch.lengths.sum(), 'output': len(steps)}
         for placement in args.batch_norm:
             if values.get(placement, steps.sum()) < 2:
-                raise ValueError(f'--batch-norm {placement} needs two values in every minibatch, '
-                                 f'but --batch-size {args.batch_size} leaves one with a single one')
+                raise ValueError(f'--batch-norm {placement} needs two values per channel, but '
+                                 f'--batch-size {args.batch_size} leaves a minibatch with one')
 
 
 def variants(args):
     """Return the names of section 6's variants, `Run.variant`."""
-    return [f'dropout {placement} {probability}' for placement, probability in args.dropout] + [
-        f'batch norm {placement}' for placement in args.batch_norm]
+    names = [f'dropout {placement} {p}' for placement, p in args.dropout]
+    return list(dict.fromkeys(names + [f'batch norm {placement}' for placement in args.batch_norm]))
 
 
 def epochs_by_epsilon(args, mode):
@@ -208,7 +207,7 @@ def config_of(args):
 
 
 def hyperparameters(args, run):
-    """Return what training `run` depends on beside its model and data, as results.json has it."""
+    """Return what training `run` depends on besides its model and data, as results.json has it."""
     prefix = PREFIX[run.mode]
     return {'epochs': run.epochs, 'batch_size': args.batch_size,
             'lr': getattr(args, f'{prefix}_lr'),
@@ -224,8 +223,8 @@ def model_arguments(args, run, batches):
                  'stride': args.stride, 'epsilon': run.epsilon if run.mode == 'ProxLSTM' else 0.0}
     kind, *where = run.variant.rsplit(' ', 2 if run.variant.startswith('dropout') else 1)
     if kind == 'dropout':
-        placement, probability = where
-        arguments['dropout'] = {placement: float(probability)}
+        placement, p = where
+        arguments['dropout'] = {placement: float(p)}
     elif kind == 'batch norm':
         arguments['batch_norm'] = where
     return arguments

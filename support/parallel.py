@@ -5,9 +5,11 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import resource_tracker as multiprocessing_tracker
 
 import joblib
 import torch
+from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
 from support.program import progress_bar
 
@@ -16,14 +18,30 @@ def parallel_map(function, tasks, jobs, description):
     """Return [function(**task) for task in tasks], from `jobs` processes of one thread each."""
     tasks = list(tasks)
     with local_workers():
-        calls = (joblib.delayed(call_on_one_thread)(function, task) for task in tasks)
-        parallel = joblib.Parallel(n_jobs=max(1, min(jobs, len(tasks))), return_as='generator')
+        calls = [joblib.delayed(call_on_one_thread)(function, task) for task in tasks]
         with progress_bar(total=len(tasks), desc=description) as bar:
             results = []
-            for result in parallel(calls):
+            for result in start_parallel(calls, jobs, 'generator'):
                 results.append(result)
                 bar.update()
     return results
+
+
+def start_parallel(calls, jobs, return_as):
+    """Start a list of joblib.delayed calls in `jobs` processes; return a generator of the results.
+
+    Ctrl-C is held back until the processes are started. They inherit that, and leave it to this
+    process to end them.
+    """
+    on_posix = hasattr(signal, 'pthread_sigmask')
+    for tracker in (loky_tracker, multiprocessing_tracker):
+        tracker.ensure_running()  # when it starts, it ends the holding back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if on_posix else None
+    try:
+        return joblib.Parallel(max(-1, min(jobs, len(calls))) or 1, return_as=return_as)(calls)
+    finally:
+        if on_posix:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def call_on_one_thread(function, arguments):
@@ -58,7 +76,7 @@ def local_workers():
 
 
 def prepare_worker(parent):
-    """Leave Ctrl-C to the parent process, and exit when it is gone, even by kill -9."""
+    """Ignore Ctrl-C, where it is not held back, and exit with the parent process (kill -9)."""
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)

@@ -26,6 +26,9 @@ def run_program(main, get_args):
     try:
         main(get_args())
         sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has ended, as `head` does
+        sys.stdout = open(os.devnull, 'w')
+        sys.exit(141)
     except (ValueError, OSError) as error:
         exit_now(error, 2)
     except Interrupt as error:
@@ -37,6 +40,11 @@ class Interrupt(KeyboardInterrupt):
 
 
 def interrupt(number, frame):
+    """Raise Interrupt, and again until it arrives: Python ignores exceptions in some callbacks."""
+    sys.unraisablehook = lambda _: None
+    if hasattr(signal, 'setitimer'):  # not on Windows
+        signal.signal(signal.SIGALRM, lambda *_: interrupt(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
     error = Interrupt('Interrupted.')
     error.status = 128 + number
     raise error
@@ -44,8 +52,9 @@ def interrupt(number, frame):
 
 def exit_now(error, status):
     """Kill the workers, print the error and its notes on one line, and exit."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the program is ending already
+    for name in ('SIGINT', 'SIGTERM', 'SIGALRM'):  # the program is ending already
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     get_reusable_executor(reuse=True).shutdown(kill_workers=True)
     message = ' '.join([str(error), *getattr(error, '__notes__', [])])
     try:

@@ -20,7 +20,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from support.checkpoints import hash_file, load_checkpoint, save_checkpoint
 from support.options import PREFIX, hyperparameters, model_arguments
-from support.parallel import local_workers
+from support.parallel import local_workers, start_parallel
 from support.program import progress_bar
 
 SAVE_EVERY = 10   # epochs
@@ -89,13 +89,13 @@ class Sweep:
                                  f'end or give another --output-dir') from None
             for unfinished in self.folder.glob('*.tmp'):
                 unfinished.unlink()
-            if not self.args.resume:
-                self.move_to_previous()
             if self.args.backend == 'dask':
                 from support.cluster import cluster_workers
                 stack.enter_context(cluster_workers(self.args.scheduler))
             else:
                 stack.enter_context(local_workers())
+            if not self.args.resume:
+                self.move_to_previous()
             self.stack = stack.pop_all()
         return self
 
@@ -107,6 +107,8 @@ class Sweep:
     def move_to_previous(self):
         checkpoints, previous = list(self.folder.glob('*.pt')), self.folder / 'previous'
         if checkpoints:
+            print(f'{len(checkpoints)} checkpoints of an earlier run are moved to {previous}',
+                  file=sys.stderr)
             previous.mkdir(exist_ok=True)
             for path in previous.glob('*.pt'):
                 path.unlink()
@@ -127,7 +129,7 @@ class Sweep:
         for run in runs:
             if run.start and self.entries[run.start]['diverged'] is not None:
                 print(f'{run}: not trained, because its base model diverged', file=sys.stderr)
-                self.entries[run] = self.diverged_entry(run)
+                self.entries[run] = {**new_entry(run, self.args), 'diverged': 0}
             elif self.args.resume:
                 self.find_saved(run)
         total, done = sum(run.epochs for run in runs), sum(map(self.epochs_done, runs))
@@ -145,7 +147,9 @@ class Sweep:
                                                 '(out of memory?).') from error
                     bar.write('A worker process was killed; its epochs are retried.',
                               file=sys.stderr)
-                except RuntimeError as error:  # torch: out of memory, mostly
+                except RuntimeError as error:
+                    if 'allocate' not in str(error):  # torch's words for out of memory
+                        raise
                     raise OSError(f'Training failed: {str(error).splitlines()[0]} (a smaller '
                                   f'--hidden-size, --out-channels or --batch-size may help)'
                                   ) from error
@@ -176,8 +180,7 @@ class Sweep:
         calls = [advance(self.train_one, run, self.args, self.data(run),
                          self.load(run.start) if run.start else None, saved(run))
                  for run in sorted(runs, key=cost, reverse=True)]
-        jobs = min(self.args.jobs, len(calls))
-        return joblib.Parallel(n_jobs=jobs, return_as='generator_unordered')(calls)
+        return start_parallel(calls, self.args.jobs, 'generator_unordered')
 
     def find_saved(self, run):
         """Take up the checkpoint of `run` if there is one; set a damaged one aside.
@@ -187,7 +190,7 @@ class Sweep:
         path = self.path(run)
         try:
             saved = load_checkpoint(path)
-            if not {'state_dict', 'run', 'config'} <= saved.keys():
+            if 'run' not in saved or not isinstance(saved.get('config'), dict):
                 raise ValueError(f'{path}: not a checkpoint of this program')
         except FileNotFoundError:
             return
@@ -226,29 +229,31 @@ class Sweep:
         return self.folder / f'{run.name}.pt'
 
     def epochs_done(self, run):
-        """Return how many epochs `run` has behind it; all of them if it diverged."""
+        """Return how many epochs of `run` are trained; all of them if it diverged."""
         entry = self.entries.get(run)
         if entry is None:
             return 0
         return run.epochs if entry['diverged'] is not None else len(entry['history']['train_loss'])
 
-    def diverged_entry(self, run):
-        return {'mode': run.mode, 'epsilon': run.epsilon, 'seed': run.seed, 'variant': run.variant,
-                'hyperparameters': hyperparameters(self.args, run),
-                'history': {key: [] for key in HISTORY}, 'diverged': 0, 'seconds': 0.0}
-
     def results(self):
         return [self.entries[run] for run in self.runs]
 
     def describe_saved(self):
-        finished = sum(self.epochs_done(run) == run.epochs for run in self.entries)
-        if not self.entries:
+        saved = len(list(self.folder.glob('*.pt')))
+        if not saved:
             return 'Nothing has been saved yet.'
         arguments = [argument for argument in sys.argv if argument != '--resume']
         if self.args.dry_run and not any(a.startswith('--output-dir') for a in arguments):
             arguments += ['--output-dir', str(self.args.output_dir)]
-        return (f'{finished} finished and {len(self.entries) - finished} unfinished runs are saved '
-                f'in {self.folder}. Resume with: {shlex.join(["python", *arguments, "--resume"])}')
+        return (f'{saved} runs are saved in {self.folder}, up to their last checkpoint. Resume with: '
+                f'{shlex.join(["python", *arguments, "--resume"])}')
+
+
+def new_entry(run, args):
+    """Return what results.json holds of a run before its first epoch."""
+    return {'mode': run.mode, 'epsilon': run.epsilon, 'seed': run.seed, 'variant': run.variant,
+            'hyperparameters': hyperparameters(args, run),
+            'history': {key: [] for key in HISTORY}, 'diverged': None, 'seconds': 0.0}
 
 
 def advance_one(train, run, args, data, start, saved):

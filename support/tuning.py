@@ -95,7 +95,6 @@ def tuning_table(records):
 def paired_difference(values=(), baseline=()):
     """Format the mean ± standard error of `values` − `baseline`, fractions, in points."""
     difference = 100 * (np.array(values) - np.array(baseline))
-    mean = difference.mean() if len(difference) else math.nan
-    error = (difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1
-             else math.nan)
-    return f'{mean:+.2f} ± {error:.2f}'
+    if len(difference) < 2:
+        return ''.join(f'{x:+.2f}' for x in difference)
+    return f'{difference.mean():+.2f} ± {difference.std(ddof=1) / math.sqrt(len(difference)):.2f}'

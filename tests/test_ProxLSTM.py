@@ -1,9 +1,9 @@
-"""The proximal layers: gradients against finite differences, and both layers against equations written again.
+"""The proximal layers: gradients against finite differences, results against separate equations.
 
     python -m pytest tests/test_ProxLSTM.py
 
-The oracle below shares nothing with ProxLSTM.py: its own LSTM cell, the Jacobian G from torch.func.jacrev, a dense
-solve, and plain autograd through all of it.
+The oracle below shares nothing with ProxLSTM.py: its own LSTM cell, the Jacobian G from
+torch.func.jacrev, a dense solve, and plain autograd through all of it.
 """
 
 import math
@@ -42,34 +42,38 @@ def oracle(epsilon, input, h, c, weights):
     return torch.stack(output), c
 
 
-def cell_and_data(D, H, B, epsilon, scale=1.0):
+def cell_and_data(D, H, B, epsilon):
     torch.manual_seed(D + 10 * H + 100 * B)
-    cell = ProxLSTMCell(D, H, epsilon=epsilon, dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.mul_(2 * scale)  # larger than at initialisation, so that the proximal map does something
+    cell = enlarged(ProxLSTMCell(D, H, epsilon=epsilon, dtype=torch.float64))
     v, h, c = (torch.randn(B, n, dtype=torch.float64, requires_grad=True) for n in (D, H, H))
     return cell, v, h, c
 
 
-def layer_and_data(D, H, B, T, epsilon, dtype=torch.float64, **options):
+def layer_and_data(D, H, B, T, epsilon, dtype=torch.float64):
     torch.manual_seed(D + 10 * H + 100 * B)
-    layer = ProxLSTM(D, H, epsilon=epsilon, dtype=dtype, **options)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.mul_(2)
-    input, h, c = (torch.randn(n, B, size, dtype=dtype, requires_grad=True) for n, size in ((T, D), (1, H), (1, H)))
+    layer = enlarged(ProxLSTM(D, H, epsilon=epsilon, dtype=dtype))
+    input, h, c = (torch.randn(n, B, size, dtype=dtype, requires_grad=True)
+                   for n, size in ((T, D), (1, H), (1, H)))
     return layer, input, h, c
+
+
+def enlarged(module):
+    """Double the weights of initialization, so that the proximal map does something."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2)
+    return module
 
 
 def gradients(outputs, inputs):
     """Gradients of a fixed random combination of all entries of `outputs`."""
     generator = torch.Generator().manual_seed(7)
-    total = sum((x * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)).sum() for x in outputs)
+    weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in outputs]
+    total = sum((x * weight.to(x.dtype)).sum() for x, weight in zip(outputs, weights))
     return torch.autograd.grad(total, inputs)
 
 
-# ------------------------------------------------------------------------------------------------ the cell
+# ----------------------------------------------------------------------------------------- the cell
 
 @pytest.mark.parametrize('D, H, B', SIZES)
 @pytest.mark.parametrize('epsilon', [0.1, 2.0, 7.0])
@@ -101,13 +105,14 @@ def test_cell_over_steps_equals_the_oracle(D, H, B, epsilon):
 
 
 def test_cell_proximal_state_solves_its_minimisation():
-    """c minimises ½‖c − s‖² + ε/2 ‖Gᵀc‖²: s − c = ε G Gᵀ c, with G by finite differences of nn.LSTMCell."""
+    """s − c = ε G Gᵀ c, so c minimizes ½‖c − s‖² + ε/2 ‖Gᵀc‖²; G is by finite differences."""
     cell, v, h, c = cell_and_data(5, 3, 1, epsilon=3.0)
     plain = nn.LSTMCell(5, 3, dtype=torch.float64)
     plain.load_state_dict(cell.state_dict())
     with torch.no_grad():
         delta = 1e-6 * torch.eye(5, dtype=torch.float64)
-        G = torch.stack([(plain(v + d, (h, c))[1] - plain(v - d, (h, c))[1])[0] / 2e-6 for d in delta], dim=1)
+        G = torch.stack([(plain(v + d, (h, c))[1] - plain(v - d, (h, c))[1])[0] / 2e-6
+                         for d in delta], dim=1)
         s, c_next = plain(v, (h, c))[1][0], cell(v, (h, c))[1][0]
     torch.testing.assert_close(s - c_next, 3.0 * G @ G.T @ c_next, rtol=1e-6, atol=1e-8)
     assert (s - c_next).norm() > 0.05 * s.norm()
@@ -136,7 +141,7 @@ def test_cell_takes_what_lstm_cell_takes():
     torch.testing.assert_close(single[1].double(), batch[1], rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ the layer
+# ---------------------------------------------------------------------------------------- the layer
 
 @pytest.mark.parametrize('epsilon', [0.1, 1.0, 7.0])
 @pytest.mark.parametrize('given_hx', [True, False])
@@ -146,7 +151,8 @@ def test_layer_gradcheck(D, H, B, epsilon, given_hx):
     names = [name for name, _ in layer.named_parameters()]
 
     def f(input, h, c, *weights):
-        output, (h_n, c_n) = functional_call(layer, dict(zip(names, weights)), (input, (h, c) if given_hx else None))
+        states = (h, c) if given_hx else None
+        output, (h_n, c_n) = functional_call(layer, dict(zip(names, weights)), (input, states))
         return output, h_n, c_n
 
     states = (h, c) if given_hx else (h.detach(), c.detach())
@@ -168,17 +174,19 @@ def test_layer_equals_the_looped_cell(D, H, B, T, epsilon):
     output, (h_n, c_n) = layer(input, (h, c))
     actual = output, h_n[0], c_n[0]
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(gradients(actual, [input, h, c, *layer.parameters()]),
-                               gradients(expected, [input, h, c, *cell.parameters()]), rtol=1e-9, atol=1e-10)
+    actual = gradients(actual, [input, h, c, *layer.parameters()])
+    expected = gradients(expected, [input, h, c, *cell.parameters()])
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize('used', [0, 1, 2])
 def test_layer_gradients_of_one_result_alone(used):
-    """output, h_n or c_n: those that the loss does not use pass no gradient, which must not be taken for garbage."""
+    """The results that the loss does not use have no gradient, of output, h_n and c_n."""
     layer, input, h, c = layer_and_data(3, 4, 2, 5, 2.0)
     output, (h_n, c_n) = layer(input, (h, c))
     expected_output, expected_c = oracle(2.0, input, h[0], c[0], list(layer.parameters()))
-    actual, expected = ((output, expected_output), (h_n[0], expected_output[-1]), (c_n[0], expected_c))[used]
+    actual = (output, h_n[0], c_n[0])[used]
+    expected = (expected_output, expected_output[-1], expected_c)[used]
     leaves = [input, h, c, *layer.parameters()]
     torch.testing.assert_close(gradients([actual], leaves), gradients([expected], leaves))
 
@@ -213,14 +221,15 @@ def test_layer_packed_equals_each_sequence_alone(epsilon, enforce_sorted):
     lengths = [6, 4, 1] if enforce_sorted else [4, 1, 6]
     sequences = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in lengths]
     packed, (h_n, c_n) = layer(pack_sequence(sequences, enforce_sorted=enforce_sorted), (h, c))
-    reference, _ = nn.LSTM(3, 4, dtype=torch.float64)(pack_sequence(sequences, enforce_sorted=enforce_sorted))
+    reference, _ = nn.LSTM(3, 4).double()(pack_sequence(sequences, enforce_sorted=enforce_sorted))
     for field in ('batch_sizes', 'sorted_indices', 'unsorted_indices'):
         a, b = getattr(packed, field), getattr(reference, field)
         assert a is b is None or torch.equal(a, b)
     output, _ = pad_packed_sequence(packed)
     alone = [layer(x, (h[:, i], c[:, i])) for i, x in enumerate(sequences)]
     for i, (n, (single, (single_h, single_c))) in enumerate(zip(lengths, alone)):
-        torch.testing.assert_close((output[:n, i], h_n[:, i], c_n[:, i]), (single, single_h, single_c))
+        torch.testing.assert_close((output[:n, i], h_n[:, i], c_n[:, i]),
+                                   (single, single_h, single_c))
     leaves = [*sequences, h, c, *layer.parameters()]
     torch.testing.assert_close(gradients([h_n, c_n], leaves), gradients(
         [torch.stack([s[1][k] for s in alone], 1) for k in (0, 1)], leaves))
@@ -232,8 +241,10 @@ def test_layer_without_epsilon_is_lstm_bit_for_bit(dtype):
     lstm = nn.LSTM(3, 4, dtype=dtype)
     lstm.load_state_dict(layer.state_dict(), strict=True)
     for epsilon in (0, torch.tensor(0.0)):
-        (output, states), (expected, expected_states) = layer(input, (h, c), epsilon=epsilon), lstm(input, (h, c))
-        assert torch.equal(output, expected) and all(torch.equal(a, b) for a, b in zip(states, expected_states))
+        output, states = layer(input, (h, c), epsilon=epsilon)
+        expected, expected_states = lstm(input, (h, c))
+        assert torch.equal(output, expected)
+        assert all(torch.equal(a, b) for a, b in zip(states, expected_states))
     gradient, expected = gradients([output], [input]), gradients([expected], [input])
     assert torch.equal(gradient[0], expected[0])
 
@@ -253,7 +264,7 @@ def test_epsilon_of_the_call_takes_the_place_of_the_layers_own():
 
 
 def test_layer_in_float32_agrees_with_float64():
-    """Gradients to 1e-4 of their norm, at a size and with weights where the proximal map matters."""
+    """Gradients to 1e-4 of their norm, with weights for which the proximal map matters."""
     torch.manual_seed(0)
     layer = ProxLSTM(20, 30, epsilon=1.0)
     with torch.no_grad():
@@ -277,9 +288,9 @@ def test_a_sample_with_a_tiny_or_a_nan_gradient_leaves_the_others_alone():
     torch.testing.assert_close(actual[:, 1] * 1e9, expected[:, 1])
     assert not actual[:, 2].any()
 
-    spoiled = input.detach().clone()
-    spoiled[1, 1] = math.nan
-    output, (_, c_n) = layer(spoiled)
+    damaged = input.detach().clone()
+    damaged[1, 1] = math.nan
+    output, (_, c_n) = layer(damaged)
     torch.testing.assert_close(output[:, ::2], layer(input)[0][:, ::2])
     assert output[1:, 1].isnan().all() and c_n[0, 1].isnan().all()
 
@@ -311,9 +322,10 @@ def test_a_diverged_layer_gives_nan_rather_than_an_error_or_a_number(value):
 
 
 def test_every_system_is_solved_alike_whatever_the_size_of_its_right_hand_side():
-    """An easy system of size 1 must not end the iterations before a harder one of size 1e-6 is solved."""
+    """An easy system of size 1 must not stop the iterations before a hard one of 1e-6 is solved."""
     torch.manual_seed(0)
-    weight, b = torch.randn(4 * 20, 30, dtype=torch.float64), torch.randn(2, 20, dtype=torch.float64)
+    weight = torch.randn(4 * 20, 30, dtype=torch.float64)
+    b = torch.randn(2, 20, dtype=torch.float64)
     alpha = torch.rand(2, 3, 20, dtype=torch.float64) * torch.tensor([0.001, 1.0])[:, None, None]
     b[1] *= 1e-6
     cg = ConjugateGradients(weight, 1.0, 2)
@@ -328,7 +340,7 @@ def test_every_system_is_solved_alike_whatever_the_size_of_its_right_hand_side()
 @pytest.mark.parametrize('H, D', [(20, 30), (30, 20), (150, 40)])
 @pytest.mark.parametrize('scale', [0.01, 1, 1000])
 def test_ill_conditioned_solves_meet_tolerance_or_warn(dtype, H, D, scale):
-    """Large weights and epsilon 1000: M c = s holds to the promised residual, or a warning says that it does not."""
+    """Large weights, epsilon 1000: M c = s holds to the promised residual, or a warning comes."""
     torch.manual_seed(0)
     weight = torch.randn(4 * H, D, dtype=dtype) * scale
     alpha, b = torch.rand(5, 3, H, dtype=dtype), torch.randn(5, H, dtype=dtype)
@@ -345,7 +357,7 @@ def test_ill_conditioned_solves_meet_tolerance_or_warn(dtype, H, D, scale):
         assert met and not caught
 
 
-# ------------------------------------------------------------------------------------------------ both
+# --------------------------------------------------------------------------------------------- both
 
 @pytest.mark.parametrize('module', [ProxLSTMCell(3, 4), ProxLSTM(3, 4)])
 def test_second_derivatives_are_refused_rather_than_wrong(module):
@@ -355,12 +367,14 @@ def test_second_derivatives_are_refused_rather_than_wrong(module):
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2), 'much'])
-@pytest.mark.parametrize('make', [lambda epsilon: ProxLSTMCell(3, 4, epsilon=epsilon),
-                                  lambda epsilon: ProxLSTM(3, 4, epsilon=epsilon),
-                                  lambda epsilon: ProxLSTM(3, 4)(torch.zeros(2, 1, 3), epsilon=epsilon)])
+@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2),
+                                     'much'])
+@pytest.mark.parametrize('make', [
+    lambda epsilon: ProxLSTMCell(3, 4, epsilon=epsilon),
+    lambda epsilon: ProxLSTM(3, 4, epsilon=epsilon),
+    lambda epsilon: ProxLSTM(3, 4)(torch.zeros(2, 1, 3), epsilon=epsilon)])
 def test_bad_epsilon_is_refused(make, epsilon):
-    with pytest.raises(ValueError, match='epsilon is .*, expected a finite number that is not negative'):
+    with pytest.raises(ValueError, match='epsilon is .*, expected a finite number .* not negative'):
         make(epsilon)
 
 
@@ -376,24 +390,30 @@ def test_an_epsilon_that_would_silently_get_no_gradient_is_refused():
         ProxLSTM(3, 4)(torch.zeros(2, 1, 3), epsilon=torch.tensor(1.0, requires_grad=True))
 
 
-@pytest.mark.parametrize('option', [{'num_layers': 2}, {'bidirectional': True}, {'proj_size': 2}, {'dropout': 0.5},
-                                    {'bias': False}])
+@pytest.mark.parametrize('option', [{'num_layers': 2}, {'bidirectional': True}, {'proj_size': 2},
+                                    {'dropout': 0.5}, {'bias': False}])
 def test_layer_refuses_what_it_cannot_do(option):
     with pytest.raises(ValueError, match=f'{next(iter(option))}='):
         ProxLSTM(3, 4, **option)
     ProxLSTM(3, 4, num_layers=1, bias=True, dropout=0.0, bidirectional=False, proj_size=0)
 
 
-@pytest.mark.parametrize('input', [torch.zeros(2, 1, 5), torch.zeros(2, 1, 3, 1), torch.zeros(2, 1, 3).double(),
-                                   torch.zeros(0, 1, 3)])
+@pytest.mark.parametrize('input', [torch.zeros(2, 1, 5), torch.zeros(2, 1, 3, 1),
+                                   torch.zeros(2, 1, 3).double(), torch.zeros(0, 1, 3)])
 def test_layer_refuses_input_that_lstm_refuses(input):
     for epsilon in (0, 1.0):
         with pytest.raises((ValueError, RuntimeError)):
             ProxLSTM(3, 4, epsilon=epsilon)(input)
 
 
+def test_layer_refuses_packed_input_of_another_size():
+    with pytest.raises(RuntimeError, match='input_size'):
+        ProxLSTM(3, 4)(pack_sequence([torch.zeros(2, 5)]))
+
+
 def test_layer_refuses_states_of_another_dtype():
-    for states in ((torch.zeros(1, 2, 4).double(),) * 2, (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4).long())):
+    state = torch.zeros(1, 2, 4)
+    for states in ((state.double(), state.double()), (state, state.long())):
         for epsilon in (0, 1.0):
             with pytest.raises((ValueError, RuntimeError)):
                 ProxLSTM(3, 4, epsilon=epsilon)(torch.zeros(5, 2, 3), states)
@@ -407,13 +427,13 @@ def test_layer_refuses_half_precision():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 @pytest.mark.parametrize('epsilon', [0, 2.0])
 def test_cuda_agrees_with_the_cpu(epsilon):
-    for module, input in ((ProxLSTM(5, 4, epsilon=epsilon).double(), torch.randn(6, 3, 5).double()),
-                          (ProxLSTMCell(5, 4, epsilon=epsilon).double(), torch.randn(3, 5).double())):
-        results = []
+    for module, shape in ((ProxLSTM, (6, 3, 5)), (ProxLSTMCell, (3, 5))):
+        module, input, results = module(5, 4, epsilon=epsilon), torch.randn(shape).double(), []
         for device in ('cpu', 'cuda'):
-            module.to(device)
+            module.to(device, torch.float64)
             leaf = input.to(device).detach().requires_grad_()
             output = module(leaf)[0]
-            results.append([output, *torch.autograd.grad(output.square().sum(), [leaf, *module.parameters()])])
+            leaves = [leaf, *module.parameters()]
+            results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
         for a, b in zip(*results):
             torch.testing.assert_close(b.cpu(), a)

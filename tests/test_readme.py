@@ -31,8 +31,8 @@ def test_every_picture_file_and_function_named_exists():
     assert len(names) > 15
     for name in names:
         assert (ROOT / name).exists(), name
-    for row in re.findall(r'^\| .* \| (`\w+\.py`: .*) \|$', README, flags=re.MULTILINE):
-        for file, functions in re.findall(r'`(\w+\.py)`: ((?:`[\w.]+`(?:, )?)+)', row):
+    for row in re.findall(r'^\| .* \| (`[\w/]+\.py`: .*) \|$', README, flags=re.MULTILINE):
+        for file, functions in re.findall(r'`([\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)', row):
             for function in re.findall(r'`([\w.]+)`', functions):
                 assert f'def {function.split(".")[-1]}(' in (ROOT / file).read_text(), function
 

@@ -345,7 +345,7 @@ def test_a_huge_epsilon_ends_without_a_traceback(tmp_path, data):
 
 @pytest.mark.parametrize('options, message', [
     (('--tune', 'adv', '--folds', '31'), '--folds is 31, but the smallest class has 30'),
-    (('--batch-norm', 'output', '--batch-size', '269'), '--batch-norm output needs two values'),
+    (('--batch-norm', 'output', '--batch-size', '269'), '--batch-norm output needs two values per channel'),
     (('--data', 'no.mat'), 'no.mat: no such file'),
     (('--data', str(ROOT / 'README.md')), 'README.md: .*not a MATLAB')])
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, message):

@@ -34,8 +34,9 @@ class AMP(torch.optim.Optimizer):
             but not the four settings below.
         lr: η, the learning rate of the base optimizer.
         epsilon: ε ≥ 0, the radius. With 0, every step is the base optimizer's own.
-        inner_lr: ζ > 0. math.inf moves each ascent step to the sphere, Δ = ε ∇ℓ / ‖∇ℓ‖₂; with one
-            iteration that is sharpness-aware minimization, SAM (Foret et al., arXiv:2010.01412).
+        inner_lr: ζ > 0. math.inf (or 'inf') moves each ascent step to the sphere, to
+            Δ = ε ∇ℓ / ‖∇ℓ‖₂; with one iteration that is sharpness-aware minimization, SAM
+            (Foret et al., arXiv:2010.01412).
         inner_iter: N ≥ 1.
         base_optimizer: a class such as torch.optim.Adam whose step needs no closure (LBFGS does);
             further keyword arguments (`weight_decay`, …) are passed to it.
@@ -53,6 +54,7 @@ class AMP(torch.optim.Optimizer):
                  base_optimizer=torch.optim.SGD, *, per_tensor=False, model=None, **base_arguments):
         if not 0 <= epsilon < math.inf:
             raise ValueError(f'epsilon is {epsilon}, expected a finite number of at least 0')
+        inner_lr = float(inner_lr)
         if not inner_lr > 0:
             raise ValueError(f'inner_lr is {inner_lr}, expected a number above 0')
         if inner_iter < 1 or inner_iter != int(inner_iter):
@@ -130,12 +132,10 @@ class AMP(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict):
         """Load what `state_dict` returned; ValueError if it is another optimizer's."""
-        state_dict = dict(state_dict)
-        settings = state_dict.pop('amp', None)
-        if settings is None:
+        if 'amp' not in state_dict:
             raise ValueError("expected the state of an AMP optimizer, with a key 'amp'")
         self.base_optimizer.load_state_dict(state_dict)
-        self.settings = dict(settings)
+        self.settings = dict(state_dict['amp'])
         self._share_state()
 
 

@@ -9,8 +9,6 @@ classifiers to checkpoints/companions/. The digits need requirements-extra.txt.
 """
 
 import argparse
-import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -36,23 +34,50 @@ from training import train
 METHODS = tuple(AMP_SETTINGS)
 CHOSEN = {'sequences': AMP_SETTINGS,  # by --tune; on images, the best of those with ε above 0
           'images': {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.1, 'inner_lr': 3.0},
-                     'SAM': {'epsilon': 0.03, 'inner_lr': math.inf}}}
+                     'SAM': {'epsilon': 0.03, 'inner_lr': 'inf'}}}
 CANDIDATES = [{'epsilon': 0.0},
               *({'epsilon': epsilon, 'inner_lr': zeta}
                 for zeta in (0.3, 1.0, 3.0) for epsilon in (0.1, 0.3, 1.0)),
-              *({'epsilon': epsilon, 'inner_lr': math.inf} for epsilon in (0.03, 0.1, 0.3, 1.0))]
+              *({'epsilon': epsilon, 'inner_lr': 'inf'} for epsilon in (0.03, 0.1, 0.3, 1.0))]
 RADII = 0.1, 0.3, 1.0  # distances from the weights at which the training loss is measured
 ATTACK = 0.5           # on images: L2 size of the PGD attack
+COLUMNS = {'accuracy': 'accuracy (%)', 'last_ten': 'mean of the last ten epochs (%)',
+           'attacked': f'PGD, L2 {ATTACK:g} (%)'}
 
 
-# ------------------------------------------------------------------------------------- sequences
+def compare(args):
+    """Train with each method, once for each seed; return a record for each model."""
+    records = []
+    if args.job != 'images':
+        models = assignment_models(args, ('base',), args.epochs)
+        models = amp_models(args, models, METHODS, args.epochs)
+        tasks = [{'method': method, 'seed': seed, 'checkpoint': checkpoint}
+                 for (method, seed), checkpoint in models.items()]
+        records += parallel_map(evaluate_on_sequences, tasks, args.jobs, 'losses')
+    if args.job != 'sequences':
+        tasks = [{'args': args, 'method': method, 'seed': seed}
+                 for method in METHODS for seed in range(args.seeds)]
+        records += parallel_map(train_on_images, tasks, args.jobs, args.source[0])
+    return records
 
-def compare_on_sequences(args):
-    models = assignment_models(args, ('base',), args.epochs)
-    models = amp_models(args, models, METHODS, args.epochs)
-    tasks = [{'method': method, 'seed': seed, 'checkpoint': checkpoint}
-             for (method, seed), checkpoint in models.items()]
-    return parallel_map(evaluate_on_sequences, tasks, args.jobs, 'losses')
+
+def tune(args):
+    """Cross-validate the candidates within the training sets; return a record for each fold."""
+    jobs = {}
+    if args.job != 'images':
+        jobs['sequences'] = validate_on_sequences, targets_of(load_data(DEFAULT_PATH)[0])
+    if args.job != 'sequences':
+        jobs[args.source[0]] = validate_on_images, images.load(*args.source).train_labels.numpy()
+    for _, labels in jobs.values():
+        check_folds(args.folds, labels)
+    records = []
+    for job, (validate, labels) in jobs.items():
+        folds = enumerate(stratified_folds(labels, args.folds, args.repeats))
+        tasks = [{'args': args, 'fold': fold, 'held_out': held_out} for fold, held_out in folds]
+        for fold, accuracies in enumerate(parallel_map(validate, tasks, args.jobs, job)):
+            records += [{'job': job, **candidate, 'fold': fold, 'accuracy': accuracy}
+                        for candidate, accuracy in zip(CANDIDATES, accuracies)]
+    return records
 
 
 def evaluate_on_sequences(method, seed, checkpoint):
@@ -63,43 +88,23 @@ def evaluate_on_sequences(method, seed, checkpoint):
             **losses}
 
 
-def validate_on_sequences(epochs, held_out, fold):
+def validate_on_sequences(args, fold, held_out):
     """Return each candidate's accuracy on the held-out training sequences, all from one base."""
     settings = options.get_args([])
     batches, _ = load_data(DEFAULT_PATH)
     batches, test = fold_batches(sequences_of(batches), targets_of(batches), held_out,
                                  settings.batch_size)
     unseen = torch.zeros(len(test[0].targets), dtype=torch.bool)
-    base = train(Run('plain', seed=fold, epochs=epochs), settings, (batches, test[:1], unseen))
-    return [train_sequence_classifier(base, candidate, fold, batches, epochs, test)['history'][-1]
-            for candidate in CANDIDATES]
+    run = Run('plain', seed=fold, epochs=args.epochs)
+    base = train(run, settings, (batches, test[:1], unseen))
+    models = [train_sequence_classifier(base, candidate, fold, batches, args.epochs, test)
+              for candidate in CANDIDATES]
+    return [model['history'][-1] for model in models]
 
 
-def loss_around(model, loss_of):
-    """Return the loss, loss_of(), at the weights and at RADII from them along its gradient.
-
-    In a flat minimum it stays low.
-    """
-    parameters = list(model.parameters())
-    loss = loss_of()
-    direction = project(torch.autograd.grad(loss, parameters), 1.0, to_sphere=True)
-    around = []
-    with torch.no_grad():
-        for radius in RADII:
-            theta = [p.clone() for p in parameters]
-            for p, d in zip(parameters, direction):
-                p.add_(d, alpha=radius)
-            around.append(loss_of().item())
-            for p, t in zip(parameters, theta):
-                p.copy_(t)
-    return {'loss': loss.item(), 'loss_around': around}
-
-
-# ---------------------------------------------------------------------------------------- images
-
-def train_on_images(source, method, seed, epochs, width):
-    data = images.load(*source)
-    model = fit_images(data, CHOSEN['images'][method], epochs, seed, width)
+def train_on_images(args, method, seed):
+    data = images.load(*args.source)
+    model = fit_images(args, data, CHOSEN['images'][method], seed)
     x, y = data.test[:1000], data.test_labels[:1000]
     attacked = pgd(model, x, y, ATTACK, norm=2, valid_range=(0, 1))
     correct = torch.stack([images.predict_logits(model, v).argmax(1) == y for v in (x, attacked)])
@@ -110,108 +115,70 @@ def train_on_images(source, method, seed, epochs, width):
             'attacked': correct.all(0).float().mean().item(), **losses}
 
 
-def fit_images(data, settings, epochs, seed, width):
+def fit_images(args, data, settings, seed):
     return images.fit(data, lambda model: AMP(
         model.parameters(), lr=2e-3, **settings, base_optimizer=torch.optim.Adam, model=model),
-        epochs, seed, width=width)
+        args.image_epochs, seed, width=args.width)
 
 
-def validate_on_images(source, epochs, width, held_out, fold):
+def validate_on_images(args, fold, held_out):
     """Return each candidate's accuracy on the held-out training images."""
-    data = images.load(*source)
+    data = images.load(*args.source)
     x, y, held_out = data.train, data.train_labels, torch.tensor(held_out)
     part = images.Images(data.name, x[~held_out], y[~held_out], x[held_out], y[held_out])
-    models = [fit_images(part, candidate, epochs, fold, width) for candidate in CANDIDATES]
+    models = [fit_images(args, part, candidate, fold) for candidate in CANDIDATES]
     return [images.accuracy(model, part.test, part.test_labels) for model in models]
 
 
-# ------------------------------------------------------------------------------ table and figure
+def loss_around(model, loss_of):
+    """Return the loss, loss_of(), at the weights and at RADII from them along its gradient.
 
-def metrics(record):
-    """Return a record's accuracies by column name, and its losses at 0 and RADII."""
-    if record['job'] == 'sequences':
-        shares = {'accuracy (%)': record['history'][-1],
-                  'mean of the last ten epochs (%)': np.mean(record['history'][-10:])}
-    else:
-        shares = {'accuracy (%)': record['accuracy'],
-                  f'PGD, L2 {ATTACK:g} (%)': record['attacked']}
-    return shares, [record['loss'], *record['loss_around']]
+    In a flat minimum it stays low.
+    """
+    parameters = list(model.parameters())
+    loss = loss_of()
+    direction = project(torch.autograd.grad(loss, parameters), 1.0, to_sphere=True)
+    theta, around = [p.detach().clone() for p in parameters], []
+    with torch.no_grad():
+        for radius in (*RADII, 0):  # 0 restores the weights
+            for p, t, d in zip(parameters, theta, direction):
+                p.copy_(torch.add(t, d, alpha=radius))
+            around.append(loss_of().item())
+    return {'loss': loss.item(), 'loss_around': around[:-1]}
+
+
+# ----------------------------------------------------------------------------- tables and figure
+
+def results_of(records, job, method):
+    """Return the entries of a method's records, ordered by seed: {key: array [seeds, ...]}."""
+    runs = sorted((r for r in records if (r['job'], r['method']) == (job, method)),
+                  key=lambda r: r['seed'])
+    results = {key: np.array([r[key] for r in runs]) for key in runs[0]}
+    results['losses'] = np.column_stack([results['loss'], results['loss_around']])
+    if job == 'sequences':
+        history = results['history']
+        results |= {'accuracy': history[:, -1], 'last_ten': history[:, -10:].mean(1)}
+    return results
 
 
 def comparison_table(records, job):
     """Return Markdown: accuracies, their differences to plain training, and the losses."""
-    runs = {(r['method'], r['seed']): metrics(r) for r in records if r['job'] == job}
-    seeds = sorted({seed for _, seed in runs})
-    columns = list(runs[METHODS[0], seeds[0]][0])
+    results = {method: results_of(records, job, method) for method in METHODS}
+    columns = [(key, name) for key, name in COLUMNS.items() if key in results['plain']]
     header = [job]
-    for column in columns:
-        header += [column, 'minus plain']
-    header += ['training loss (median) at the weights',
-               *(f'at distance {radius:g}' for radius in RADII)]
+    for _, name in columns:
+        header += [name, 'minus plain']
+    header += ['training loss (median) at the weights', *(f'at distance {r:g}' for r in RADII)]
     rows = []
     for method in METHODS:
         row = [method]
-        for column in columns:
-            values = [runs[method, seed][0][column] for seed in seeds]
-            difference = [v - runs['plain', seed][0][column] for v, seed in zip(values, seeds)]
-            row += [mean_std(values), mean_std(difference, sign='+') if method != 'plain' else '']
-        losses = np.median([runs[method, seed][1] for seed in seeds], axis=0)
+        for key, _ in columns:
+            values = results[method][key]
+            difference = mean_std(values - results['plain'][key], sign='+')
+            row += [mean_std(values), difference if method != 'plain' else '']
+        losses = np.median(results[method]['losses'], axis=0)
         rows.append([*row, *(f'{loss:.3f}' for loss in losses)])
     return markdown_table(header, rows)
-
-
-def plot_comparison(path, records):
-    """Draw accuracy over epochs for sequences, and each job's training loss over the distance."""
-    jobs = list(dict.fromkeys(record['job'] for record in records))
-    panels = [('sequences', 'accuracy')] * ('sequences' in jobs) + [(job, 'loss') for job in jobs]
-    figure = Figure(figsize=(1 + 5 * len(panels), 4.5), layout='constrained')
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, (job, what) in zip(axes, panels):
-        for k, method in enumerate(METHODS):
-            runs = [r for r in records if (r['job'], r['method']) == (job, method)]
-            if what == 'accuracy':
-                accuracy = 100 * np.array([r['history'] for r in runs])
-                draw_band(ax, accuracy, method, {'color': f'C{k}'})
-            else:
-                low, y, high = np.percentile([metrics(r)[1] for r in runs], (0, 50, 100), axis=0)
-                ax.errorbar((0, *RADII), y, (y - low, high - y), fmt='o-', capsize=3, label=method)
-        if what == 'accuracy':
-            ax.set(title='sequences: accuracy', xlabel='epoch after the base model',
-                   ylabel="accuracy on UCI's 370 (%)\nmean, band: ± standard deviation")
-        else:
-            ax.set(title=f'{job}: training loss', yscale='log',
-                   xlabel='distance from the weights, along the gradient',
-                   ylabel='median over seeds, bar: lowest to highest')
-        ax.grid(alpha=0.3)
-        ax.legend(loc='lower right')
-    save_figure(path, figure)
-
-
-# --------------------------------------------------------------------------------- choosing ε and ζ
-
-def tune(args):
-    """Cross-validate the candidates within the training sets; return a record for each fold."""
-    jobs = {}
-    if args.job != 'images':
-        train_set, _ = load_data(DEFAULT_PATH)
-        jobs['sequences'] = targets_of(train_set), partial(validate_on_sequences, args.epochs)
-    if args.job != 'sequences':
-        data = images.load(*args.source)
-        jobs[data.name] = data.train_labels.numpy(), partial(
-            validate_on_images, args.source, args.image_epochs, args.width)
-    for labels, _ in jobs.values():
-        check_folds(args.folds, labels)
-    records = []
-    for job, (labels, validate) in jobs.items():
-        folds = enumerate(stratified_folds(labels, args.folds, args.repeats))
-        tasks = [{'held_out': held_out, 'fold': fold} for fold, held_out in folds]
-        for fold, accuracies in enumerate(parallel_map(validate, tasks, args.jobs, job)):
-            for candidate, accuracy in zip(CANDIDATES, accuracies):
-                zeta = candidate.get('inner_lr')  # JSON has no infinity
-                records.append({'job': job, 'epsilon': candidate['epsilon'],
-                                'inner_lr': 'inf' if zeta == math.inf else zeta,
-                                'fold': fold, 'accuracy': accuracy})
-    return records
 
 
 def tuning_table(records, job):
@@ -219,16 +186,39 @@ def tuning_table(records, job):
     values = {}
     for r in sorted(records, key=lambda r: r['fold']):
         if r['job'] == job:
-            values.setdefault((r['epsilon'], r['inner_lr']), []).append(r['accuracy'])
+            values.setdefault((r['epsilon'], r.get('inner_lr')), []).append(r['accuracy'])
     rows = []
     for (epsilon, zeta), accuracies in values.items():
-        if epsilon == 0:
-            names = 'plain', '', ''
-        else:
-            names = ('SAM', epsilon, '∞') if zeta == 'inf' else ('AMP', epsilon, f'{zeta:g}')
-        rows.append([*names, mean_std(accuracies), paired_difference(accuracies, values[0, None])])
+        method = {None: 'plain', 'inf': 'SAM'}.get(zeta, 'AMP')
+        rows.append((method, f'{epsilon:g}', {None: '', 'inf': '∞'}.get(zeta, zeta),
+                     mean_std(accuracies), paired_difference(accuracies, values[0, None])))
     return markdown_table(('method', 'ε', 'ζ', 'accuracy on held-out folds (%)',
                            'minus plain (mean ± standard error)'), rows)
+
+
+def plot_comparison(path, records):
+    """Draw each job's training loss over the distance, and accuracy over epochs for sequences."""
+    jobs = list(dict.fromkeys(record['job'] for record in records))
+    panels = len(jobs) + ('sequences' in jobs)
+    figure = Figure(figsize=(1 + 5 * panels, 4.5), layout='constrained')
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for k, method in enumerate(METHODS):
+        for ax, job in zip(axes[-len(jobs):], jobs):
+            losses = results_of(records, job, method)['losses']
+            y = np.median(losses, axis=0)
+            ax.errorbar((0, *RADII), y, (y - losses.min(0), losses.max(0) - y), fmt='o-',
+                        capsize=3, label=method)
+            ax.set(title=f'{job}: training loss', xlabel='distance along the gradient',
+                   ylabel='median over seeds, bars: lowest to highest', yscale='log')
+        if 'sequences' in jobs:
+            accuracy = 100 * results_of(records, 'sequences', method)['history']
+            draw_band(axes[0], accuracy, method, {'color': f'C{k}'})
+            axes[0].set(title='sequences: accuracy', xlabel='epoch after the base model',
+                        ylabel="accuracy on UCI's 370 (%)\nmean, band: ± standard deviation")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.legend(loc='lower right')
+    save_figure(path, figure)
 
 
 # ------------------------------------------------------------------------------------ the program
@@ -238,7 +228,50 @@ def get_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('job', nargs='?', choices=('both', 'sequences', 'images'), default='both')
     options.add_run_arguments(parser)
-    folder = parser.add_mutually_exclusive_group()
-    for name in ('CIFAR-10', 'GTSRB'):
-        folder.add_argument(f'--{name.lower().replace("-", "")}', metavar='DIR', dest='source',
-                            type=partial(lambda ...
+    parser.set_defaults(source=('digits', None))  # arguments of images.load
+    group = parser.add_mutually_exclusive_group()
+    for option, name in (('--cifar10', 'CIFAR-10'), ('--gtsrb', 'GTSRB')):
+        group.add_argument(option, metavar='DIR', dest='source', default=argparse.SUPPRESS,
+                           type=lambda folder, name=name: (name, folder),
+                           help=f'folder of {name}, to use instead of digits')
+    parser.add_argument('--epochs', type=options.positive_int, default=EPOCHS,
+                        help='of the sequence classifiers')
+    parser.add_argument('--image-epochs', type=options.positive_int, default=20,
+                        help='of the image classifiers')
+    parser.add_argument('--width', type=options.positive_int, default=16,
+                        help='of the image classifiers: channels of the first layer')
+    parser.add_argument('--tune', action='store_true',
+                        help='cross-validate ε and ζ within the training sets')
+    parser.add_argument('--folds', type=options.positive_int, default=5)
+    parser.add_argument('--repeats', type=options.positive_int, default=3)
+    args = parser.parse_args(argv)
+    if args.folds < 2:
+        parser.error('argument --folds: expected at least 2')
+    if args.job == 'sequences' and args.source[1]:
+        parser.error('argument --cifar10 or --gtsrb: only with the job images')
+    if args.dry_run:
+        args.seeds, args.epochs, args.image_epochs, args.folds, args.repeats = 1, 2, 1, 2, 1
+    return args
+
+
+def main(args):
+    options.finish_args(args, 'amp')
+    if args.job != 'sequences':
+        images.load(*args.source)  # fail now, not after the sequences
+    plots = args.output_dir / 'plots'
+    if args.tune:
+        records, table = tune(args), tuning_table
+        header = {'epochs': args.epochs, 'image_epochs': args.image_epochs}
+        write_json(plots / 'tune_amp.json', header, records)
+    else:
+        records, table = compare(args), comparison_table
+        header = {'chosen': CHOSEN, 'radii': RADII, 'attack': ATTACK}
+        write_json(plots / 'amp.json', header, records)
+        plot_comparison(plots / 'amp.png', records)
+    for job in dict.fromkeys(record['job'] for record in records):
+        print(f'\n{job}\n\n{table(records, job)}')
+    print(f'\nWritten to {plots}')
+
+
+if __name__ == '__main__':
+    run_program(main, get_args)

@@ -23,8 +23,6 @@ import torch
 from torch.nn import functional as F
 
 
-# ------------------------------------------------------------------------------------- one step
-
 def fgsm(model, input, labels, epsilon, *, norm=math.inf, mask=None, valid_range=None):
     """Step up the loss of the true class: x + ε sign(∇ℓ) for norm inf, x + ε ∇ℓ/‖∇ℓ‖ for norm 2.
 
@@ -48,8 +46,6 @@ def noise(input, epsilon, *, norm=math.inf, mask=None, valid_range=None, generat
     z = torch.randn(input.shape, generator=generator).to(input)
     return project(input + epsilon * step_direction(z, norm, mask), input, mask, valid_range)
 
-
-# ----------------------------------------------------------------------------------- many steps
 
 def iterated(model, input, labels, epsilon, steps=10, *, radius=None, norm=None, mask=None,
              valid_range=None, update_target=False, stop=True):
@@ -100,18 +96,17 @@ def pgd(model, input, labels, epsilon, steps=20, step_size=None, *, norm=math.in
 def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
     """Set entries to an end of `valid_range`, one at a time, at most `pixels` (an L0 attack).
 
-    Each is the entry that raises the loss most to first order, gradient times change, similar to
-    the saliency maps of Papernot et al., arXiv:1511.07528. Stops at a misclassified sample.
+    Each time the entry that raises the loss most to first order, gradient times change, as in the
+    saliency maps of Papernot et al., arXiv:1511.07528; until the sample is misclassified.
     """
     input, mask = check_input(input, 2, mask, valid_range)
     low, high = (torch.full_like(input, end) for end in valid_range)
-    allowed = torch.ones_like(input, dtype=torch.bool) if mask is None else mask
     x = input
     for _ in range(pixels):
         g, logits = input_gradient(model, x, labels)
         end = torch.where(g > 0, high, low)
-        gain = torch.where(allowed, g * (end - x), -1).flatten(1)
-        chosen = F.one_hot(gain.argmax(1), gain.shape[1]).bool().view_as(x) & allowed
+        gain = torch.where(mask, g * (end - x), -1).flatten(1)
+        chosen = F.one_hot(gain.argmax(1), gain.shape[1]).bool().view_as(x) & mask
         x = update_if_correct(x, torch.where(chosen, end, x), logits, labels)
     return x
 
@@ -119,13 +114,14 @@ def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
 # --------------------------------------------------------------------------------------- pieces
 
 def check_input(input, norm, mask, valid_range, allow_raw=False):
-    """Return `input` without its graph and `mask` in its shape (or None), if both are valid."""
+    """Return `input` without its graph and `mask` in its shape; check the arguments."""
     if norm not in (2, math.inf) and not (allow_raw and norm is None):
-        raise ValueError(f'norm is {norm!r}, expected 2 or math.inf')
-    input, mask = input.detach(), None if mask is None else mask.expand_as(input)
+        more = ', or None' if allow_raw else ''
+        raise ValueError(f'norm is {norm!r}, expected 2 or math.inf{more}')
+    input = input.detach()
+    mask = torch.ones_like(input, dtype=torch.bool) if mask is None else mask.expand_as(input)
     if valid_range is not None:
-        low, high = valid_range
-        values = input if mask is None else input[mask]
+        (low, high), values = valid_range, input[mask]
         if values.numel() and not (values.min() >= low and values.max() <= high):
             raise ValueError(f'valid_range is {low:g} to {high:g}, but the input goes from '
                              f'{values.min():g} to {values.max():g}')
@@ -149,10 +145,9 @@ def input_gradient(model, input, classes):
     return torch.autograd.grad(loss, x)[0], logits.detach()
 
 
-def step_direction(g, norm, mask=None):
+def step_direction(g, norm, mask):
     """Return the step of size 1 in `norm` that follows g best within `mask`; g if norm is None."""
-    if mask is not None:
-        g = torch.where(mask, g, 0)
+    g = torch.where(mask, g, 0)
     if norm != 2:
         return g if norm is None else g.sign()
     peak = expand(norms(g, math.inf), g)  # first, because squares of a small gradient underflow
@@ -171,7 +166,7 @@ def expand(values, x):
 
 
 def project(x, input, mask, valid_range, norm=None, radius=None):
-    """Project x to within `radius` of `input` and into `valid_range`; outside `mask`, return `input`."""
+    """Project x to within `radius` of `input` and into `valid_range`; undo it outside `mask`."""
     if radius is not None:
         delta = x - input
         if norm == math.inf:
@@ -181,7 +176,7 @@ def project(x, input, mask, valid_range, norm=None, radius=None):
         x = input + delta
     if valid_range is not None:
         x = x.clamp(*valid_range)
-    return x if mask is None else torch.where(mask, x, input)
+    return torch.where(mask, x, input)
 
 
 def update_if_correct(x, new, logits, labels):

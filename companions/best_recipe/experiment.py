@@ -2,11 +2,9 @@
 
     python -m companions.best_recipe.experiment --seeds 8   # train on UCI's 270, test on its 370
     python -m companions.best_recipe.experiment --tune      # the search, by cross-validation
-    python -m companions.best_recipe.experiment --dry-run
 
 Writes plots/best.json or plots/tune_best.json under --output-dir, and the models to
-checkpoints/companions/best_seed0.pt and so on, which recipe.py shows how to use; a model that is
-there already is not trained again.
+checkpoints/companions/, from where they are loaded the next time.
 """
 
 import argparse
@@ -20,7 +18,7 @@ from companions.best_recipe.recipe import (CHOSEN, EPOCHS, INGREDIENTS, KERNEL_S
 from companions.common.models import best_recipe_models
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import write_json
-from support.figures import mean_std
+from support.figures import markdown_table, mean_std
 from support.options import add_run_arguments, finish_args, positive_int
 from support.parallel import parallel_map
 from support.program import run_program
@@ -36,7 +34,7 @@ def train_and_test(args, test):
     sequences, labels = sequences_of(test), targets_of(test)
     records, total = [], 0
     for (_, seed), checkpoint in best_recipe_models(args, args.data, args.epochs).items():
-        p = probabilities(BestClassifier.from_checkpoint(checkpoint).eval(), sequences)
+        p = probabilities(BestClassifier.from_checkpoint(checkpoint), sequences)
         total = total + p
         records.append({'seed': seed, 'accuracy': accuracy(p, labels),
                         'seconds': checkpoint['seconds']})
@@ -80,18 +78,18 @@ def search(sequences, labels, args):
 def cross_validate(candidates, sequences, labels, args):
     """Return the accuracies of each candidate on the held-out folds, float [folds]."""
     folds = list(stratified_folds(labels, args.folds, args.repeats))
-    tasks = [{'candidate': candidate, 'held_out': held_out, 'sequences': sequences,
-              'labels': labels, 'epochs': args.epochs}
+    tasks = [{'sequences': sequences, 'labels': labels, 'epochs': args.epochs,
+              'candidate': candidate, 'held_out': held_out}
              for candidate in candidates for held_out in folds]
     values = parallel_map(validate, tasks, args.jobs, 'cross-validation')
     return dict(zip(candidates, np.array(values).reshape(len(candidates), -1)))
 
 
-def validate(candidate, held_out, sequences, labels, epochs):
+def validate(sequences, labels, epochs, candidate, held_out):
     """Fit a candidate on what is not held out, one seed for each model; return its accuracy."""
     ingredients, mode, epsilon, members = candidate
     train, test = ([sequences[i] for i in np.flatnonzero(part)] for part in (~held_out, held_out))
-    models = [fit(train, labels[~held_out], seed, ingredients, mode, epsilon, epochs)[1]
+    models = [fit(train, labels[~held_out], seed, ingredients, mode, epsilon, epochs)
               for seed in range(members)]
     epsilon = epsilon if mode == 'ProxLSTM' else None  # AdvLSTM perturbs in training only
     return accuracy(sum(probabilities(model, test, mode, epsilon) for model in models),
@@ -101,21 +99,19 @@ def validate(candidate, held_out, sequences, labels, epochs):
 def search_table(records):
     """Return Markdown: the accuracy of each candidate, and its difference to all ingredients."""
     results = {}
-    for record in records:
-        key = tuple(record['ingredients']), record['mode'], record['epsilon'], record['members']
-        results.setdefault(key, []).append(record['accuracy'])
-    full = next(iter(results.values()))
-    lines = ['| recipe | accuracy on held-out folds (%) '
-             '| minus all ingredients (mean ± standard error) |', '|---|---|---|']
+    for r in records:
+        key = tuple(r['ingredients']), r['mode'], r['epsilon'], r['members']
+        results.setdefault(key, []).append(r['accuracy'])
+    rows = []
     for (ingredients, mode, epsilon, members), values in results.items():
         missing = [name for name in INGREDIENTS if name not in ingredients]
         name = 'without ' + '; '.join(missing) if missing else 'all ingredients'
         name += '' if mode == 'plain' else f'; {mode}, ε = {epsilon:g}'
         name += '' if members == 1 else f'; {members} models averaged'
-        mean, deviation = 100 * np.mean(values), 100 * np.std(values, ddof=1)
-        lines.append(f'| {name} | {mean:.2f} ± {deviation:.2f} | '
-                     f'{paired_difference(values, full)} |')
-    return '\n'.join(lines)
+        full = next(iter(results.values()))
+        rows.append((name, mean_std(values), paired_difference(values, full)))
+    return markdown_table(('recipe', 'accuracy on held-out folds (%)',
+                           'minus all ingredients (mean ± standard error)'), rows)
 
 
 # ------------------------------------------------------------------------------------ the program
@@ -145,11 +141,11 @@ def main(args):
     finish_args(args, 'best_recipe')
     if args.tune:
         chosen, results = search(sequences_of(train), targets_of(train), args)
-        folds = [(repeat, fold) for repeat in range(args.repeats) for fold in range(args.folds)]
         records = [{'ingredients': ingredients, 'mode': mode, 'epsilon': epsilon,
-                    'members': members, 'repeat': repeat, 'fold': fold, 'accuracy': value.item()}
+                    'members': members, 'repeat': k // args.folds, 'fold': k % args.folds,
+                    'accuracy': value}
                    for (ingredients, mode, epsilon, members), values in results.items()
-                   for (repeat, fold), value in zip(folds, values)]
+                   for k, value in enumerate(values.tolist())]
         write_json(args.output_dir / 'plots' / 'tune_best.json', {'chosen': chosen}, records)
         print(f'\n{search_table(records)}\n\nChosen: {"; ".join(chosen) or "no ingredient"}')
     else:

@@ -1,10 +1,10 @@
-"""The best recipe known here for the classifier on Japanese Vowels, to use or to lift.
+"""The best recipe found here for the classifier on Japanese Vowels.
 
     model = BestClassifier.from_checkpoint('checkpoints/companions/best_seed0.pt')
     speaker = model(inputs, lengths).argmax(1)   # float32 [B, T, 12] zero-padded, int64 [B]
 
 `python -m companions.best_recipe.experiment` writes that checkpoint. The inputs are not normalized.
-To train on data of your own: `arguments, model = fit(sequences, labels)`.
+To train on data of your own: `model = fit(sequences, labels)`.
 """
 
 import math
@@ -39,6 +39,7 @@ class BestClassifier(LSTMClassifier):
     def __init__(self, input_size=12, raw=True, **arguments):
         super().__init__(input_size * (1 + raw), **arguments)
         self.raw = raw
+        self.arguments = {'input_size': input_size, 'raw': raw, **arguments}  # for a checkpoint
 
     def features(self, input):
         normalized = F.normalize(input, dim=2) if input.shape[2] > 1 else input
@@ -55,30 +56,27 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, mode='plain', epsilon=Non
     """Train one model on float32 [T, F] arrays and their classes, int64 [N] from 0.
 
     It runs on the CPU, on one thread; `mode` and `epsilon` are those of training.train_model.
-    Returns the arguments that rebuild the model, and the model in evaluation mode. Raises
-    ValueError if a sequence is shorter than the convolution kernel or if none is longer.
+    Returns the model in evaluation mode. Raises ValueError if a sequence is shorter than the
+    convolution kernel, or if batch normalization would get a minibatch of one value.
     """
-    lengths = [len(x) for x in sequences]
-    if min(lengths) < KERNEL_SIZE or max(lengths) == KERNEL_SIZE:
-        raise ValueError(f'the training sequences have {min(lengths)} to {max(lengths)} steps, '
-                         f'expected at least {KERNEL_SIZE} in all and more in some: the recipe has '
-                         f'batch normalization after a convolution of kernel size {KERNEL_SIZE}')
     recipe = recipe_of(ingredients)
+    alone = len(sequences) % BATCH_SIZE == 1  # the longest sequence, in a minibatch of its own
+    if alone and recipe['norm_conv'] and max(map(len, sequences)) == KERNEL_SIZE:
+        raise ValueError(f'batch normalization needs two values in every minibatch, but the last '
+                         f'of {len(sequences)} sequences of {KERNEL_SIZE} steps leaves only one')
     generator = np.random.default_rng(seed)
     deviation = np.concatenate(sequences).std(0)
-    arguments = {'input_size': sequences[0].shape[1], 'output_size': int(labels.max()) + 1,
-                 'kernel_size': KERNEL_SIZE, 'raw': recipe['raw'],
-                 'batch_norm': [place for place in ('input', 'conv') if recipe[f'norm_{place}']]}
     with seeded(seed):
-        model = BestClassifier(**arguments)
+        model = BestClassifier(
+            sequences[0].shape[1], recipe['raw'], output_size=int(labels.max()) + 1,
+            kernel_size=KERNEL_SIZE,
+            batch_norm=[place for place in ('input', 'conv') if recipe[f'norm_{place}']])
         optimizer = torch.optim.Adam(model.parameters(), CONSTANT_LR,
                                      weight_decay=recipe['weight_decay'])
         if recipe['one_cycle']:
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=epochs)
         for _ in range(epochs):
-            order = np.arange(len(labels))
-            if recipe['shuffle']:
-                order = generator.permutation(len(labels))
+            order = generator.permutation(len(labels)) if recipe['shuffle'] else range(len(labels))
             changed = [augment(sequences[i], deviation, recipe, generator) for i in order]
             batches = make_batches(changed, labels[order], BATCH_SIZE)
             if recipe['shuffle']:
@@ -86,12 +84,12 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, mode='plain', epsilon=Non
             train_model(model, batches, optimizer, mode, epsilon)
             if recipe['one_cycle']:
                 schedule.step()
-    return arguments, model.eval()
+    return model.eval()
 
 
 def augment(x, deviation, recipe, generator):
-    """Cut a random piece out of x [T, F] and add a random constant to each coefficient."""
-    shortest = max(math.ceil(recipe['crop'] * len(x)), KERNEL_SIZE)
+    """Cut a random piece out of x [T, F] and add a random constant to each feature."""
+    shortest = max(math.ceil(recipe['crop'] * len(x)), min(KERNEL_SIZE, len(x)))
     steps = generator.integers(shortest, len(x) + 1)
     start = generator.integers(len(x) - steps + 1)
     offset = recipe['offset'] * deviation * generator.standard_normal(len(deviation))
@@ -100,10 +98,7 @@ def augment(x, deviation, recipe, generator):
 
 @torch.no_grad()
 def probabilities(model, sequences, mode='plain', epsilon=None):
-    """Return class probabilities, float32 [N, C], of float32 [T, F] arrays.
-
-    To use several models together, average theirs.
-    """
+    """Return class probabilities, float32 [N, C], of float32 [T, F] arrays."""
     inputs = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
     lengths = torch.tensor([len(x) for x in sequences])
     return model(inputs, lengths, mode=mode, epsilon=epsilon).softmax(1)

@@ -1,14 +1,8 @@
 """English texts to train on: docstrings of installed libraries, a text file, or a treebank.
 
-    corpus = docstrings()                # or text_file('book.txt'), treebank(folder)
-    corpus.sentences[0], corpus.sha256
-    labelled = labelled_docstrings()     # or labelled_file('reviews.tsv'), for classification
-    labelled.sentences[0], labelled.labels[0]
-
-Text is lowercased. A sentence ends at . ? ! : or ; before white space and at a blank line (in a
-treebank or a labelled file, at the end of the line), and has at least two words. A word is what
-white space separates, without the punctuation around it, if it consists of letters with hyphens or
-apostrophes between them. Identifiers (`n_samples`), numbers and formulas are therefore dropped.
+Text is lowercased. A sentence has at least two words and ends at . ? ! : or ; before white space or
+at a blank line (in a treebank or a labelled file, at the end of the line). Words are letters with
+single hyphens or apostrophes between them; identifiers (`n_samples`) and numbers are dropped.
 """
 
 import ast
@@ -26,11 +20,10 @@ import joblib
 
 LIBRARIES = {'python': None, 'numpy': 'numpy', 'scipy': 'scipy', 'torch': 'torch',
              'matplotlib': 'matplotlib', 'sklearn': 'scikit-learn'}  # module: distribution
-# Words, or parts of words with a hyphen or an apostrophe, that tell which library it is:
-NAMES = {'python', 'cpython', 'numpy', 'np', 'scipy', 'torch', 'pytorch', 'aten', 'matplotlib',
-         'mpl', 'pyplot', 'plt', 'sklearn', 'scikit'}
-SKIPPED_FOLDERS = {'test', 'tests', 'testing', 'site-packages', 'dist-packages', 'idlelib',
-                   'lib2to3'}
+# Words, or parts of words with a hyphen or an apostrophe, that give the library away:
+NAMES = set('python cpython numpy np scipy torch pytorch aten matplotlib mpl pyplot plt sklearn '
+            'scikit'.split())
+SKIPPED_FOLDERS = 'test tests testing site-packages dist-packages idlelib lib2to3'.split()
 MAX_SENTENCE = 1000  # words; a text without punctuation is cut into sentences of that length
 SENTENCE_END = re.compile(r'[.?!:;]+[)\]"\'`]*\s|\n\s*\n')
 WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
@@ -60,45 +53,41 @@ def docstrings(max_words=None, jobs=1, libraries=tuple(LIBRARIES)):
     Each different sentence is kept once, at most `max_words` words in all (see `subsample`). `jobs`
     processes parse the .py files, without importing them; private folders and tests are skipped.
     """
-    texts, versions = read_docstrings(libraries, jobs)
-    different = dict.fromkeys(text for group in texts.values() for text in group)  # keeps the order
-    sentences = dict.fromkeys(tuple(sentence) for text in different
-                              for sentence in split(remove_code(text)))
-    return make_corpus('docstrings', subsample(list(map(list, sentences)), max_words), versions)
+    found, versions = read_docstrings(libraries, jobs)
+    different = dict.fromkeys(words for group in found.values() for words in group)
+    return make_corpus('docstrings', subsample(list(map(list, different)), max_words), versions)
 
 
 def labelled_docstrings(jobs=1, libraries=tuple(LIBRARIES), min_length=2, max_length=MAX_SENTENCE):
     """Read the sentences of `docstrings` of min_length to max_length words, labelled by library.
 
-    Sentences that name a library, or that occur in several, are left out.
+    Returns a Labelled, without sentences that name a library or occur in several.
     """
-    texts, versions = read_docstrings(libraries, jobs)
-    pairs = [(library, tuple(words)) for library, group in texts.items()
-             for text in dict.fromkeys(group) for words in split(remove_code(text))
+    found, versions = read_docstrings(libraries, jobs)
+    pairs = [(library, words) for library, group in found.items() for words in group
              if min_length <= len(words) <= max_length
              and NAMES.isdisjoint(re.split("[-' ]", ' '.join(words)))]
     return make_labelled('docstrings', pairs, versions)
 
 
 def read_docstrings(libraries, jobs):
-    """Return ({library: docstrings}, {distribution: version}) of the installed libraries."""
-    folders, versions = {}, {}
+    """Return ({library: sentences}, {distribution: version}) of the installed libraries."""
+    found, versions, parallel = {}, {}, joblib.Parallel(n_jobs=jobs)
     for module in libraries:
         if module == 'python':
-            folders[module] = Path(sysconfig.get_path('stdlib'))
-            versions[module] = platform.python_version()
+            folder, versions[module] = sysconfig.get_path('stdlib'), platform.python_version()
         elif (spec := importlib.util.find_spec(module)) is not None:
-            folders[module] = Path(spec.origin).parent
+            folder = Path(spec.origin).parent
             versions[LIBRARIES[module]] = importlib.metadata.version(LIBRARIES[module])
-    paths = [(module, path) for module, folder in folders.items()
-             for path in sorted(folder.rglob('*.py'))
-             if not any(part in SKIPPED_FOLDERS or part.startswith('_')
-                        for part in path.relative_to(folder).parts[:-1])]
-    parsed = joblib.Parallel(n_jobs=jobs)(joblib.delayed(parse_docstrings)(p) for _, p in paths)
-    texts = {module: [] for module in folders}
-    for (module, _), group in zip(paths, parsed):
-        texts[module] += group
-    return texts, versions
+        else:
+            continue
+        paths = [path for path in sorted(Path(folder).rglob('*.py'))
+                 if not any(part in SKIPPED_FOLDERS or part.startswith('_')
+                            for part in path.relative_to(folder).parts[:-1])]
+        parsed = parallel(joblib.delayed(parse_docstrings)(path) for path in paths)
+        found[module] = [tuple(words) for texts in parsed for text in texts
+                         for words in split(remove_code(text))]
+    return found, versions
 
 
 def parse_docstrings(path):
@@ -178,14 +167,14 @@ def decode_again(text):
 
 
 def labelled_file(path, max_length=None):
-    """Read lines of label, tab, text in UTF-8, a text one sentence of its first `max_length` words.
+    """Read lines of label, tab, text in UTF-8; a Labelled of the first `max_length` words of each.
 
-    Of equal sentences the first is kept; none if their labels differ. Texts without a word are left
+    Equal texts are kept once, or not at all if their labels differ; texts without words are left
     out. Raises FileNotFoundError, OSError or ValueError with one sentence that names the file.
     """
+    content, sources = read_text(path, 'lines of a label, a tab and a text')
     pairs = []
-    text, sources = read_text(path, 'lines of a label, a tab and a text')
-    for number, line in enumerate(text.split('\n'), 1):
+    for number, line in enumerate(content.split('\n'), 1):
         label, tab, text = line.partition('\t')
         if line.strip() and not (tab and label.strip()):
             raise ValueError(f'{path}: line {number} is no label, tab and text')
@@ -232,12 +221,11 @@ def make_labelled(name, pairs, sources):
     for label, sentence in pairs:
         if label_of.setdefault(sentence, label) != label:
             label_of[sentence] = None
-    pairs = [(label, sentence) for sentence, label in label_of.items() if label is not None]
-    if (classes := len({label for label, _ in pairs})) < 2:
+    kept = {sentence: label for sentence, label in label_of.items() if label is not None}
+    if (classes := len({*kept.values()})) < 2:
         raise ValueError(f'{name}: sentences of {classes} labels, expected at least 2')
-    digest = hash_lines(f'{label}\t{" ".join(sentence)}' for label, sentence in pairs)
-    labels, sentences = map(list, zip(*pairs))
-    return Labelled(name, sentences, labels, digest, sources)
+    digest = hash_lines(f'{label}\t{" ".join(sentence)}' for sentence, label in kept.items())
+    return Labelled(name, list(kept), list(kept.values()), digest, sources)
 
 
 def hash_lines(lines):

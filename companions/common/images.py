@@ -59,9 +59,8 @@ def cifar10(folder):
         content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         if len(content) == 0 or len(content) % 3073 or content[::3073].max() > 9:
             raise ValueError(f'{path}: not a CIFAR-10 batch, expected 3073 bytes an image')
-        records = content.reshape(-1, 3073)
-        x = torch.tensor(records[:, 1:].reshape(-1, 3, 32, 32) / np.float32(255))
-        return x, torch.tensor(records[:, 0]).long()
+        records = torch.tensor(content).view(-1, 3073)
+        return records[:, 1:].reshape(-1, 3, 32, 32) / 255, records[:, 0].long()
 
     x, y = (torch.cat(parts) for parts in zip(*(read(f'data_batch_{k}.bin') for k in range(1, 6))))
     return Images('CIFAR-10', x, y, *read('test_batch.bin'))

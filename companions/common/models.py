@@ -1,12 +1,10 @@
 """Trained models that several companions attack, compare or train further.
 
-The `*_models` functions return checkpoints by (name, seed). What is not in checkpoints/companions/
-or was made with other settings or from another base model is trained in `args.jobs` processes.
+The `*_models` functions return checkpoints by (name, seed). What is not in checkpoints/companions/,
+or was made with other settings or from another base model, is trained in `args.jobs` processes.
 """
 
-import argparse
 import contextlib
-import math
 import time
 from functools import partial
 
@@ -28,7 +26,7 @@ MODELS = {'base': ('plain', 0.0),
           'Adv control': ('AdvLSTM', 0.0), 'Adv': ('AdvLSTM', CHOSEN_EPSILON['AdvLSTM']),
           'Prox control': ('ProxLSTM', 0.0), 'Prox': ('ProxLSTM', CHOSEN_EPSILON['ProxLSTM'])}
 AMP_SETTINGS = {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 3.0},
-                'SAM': {'epsilon': 0.3, 'inner_lr': math.inf}}  # chosen in companions/amp
+                'SAM': {'epsilon': 0.3, 'inner_lr': 'inf'}}  # chosen in companions/amp
 
 
 def load_or_train_all(args, tasks, description):
@@ -44,7 +42,7 @@ def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS):
 
     training.py's own checkpoints are used where they have the same settings and are finished.
     """
-    settings = argparse.Namespace(**{**vars(get_args([])), 'output_dir': args.output_dir})
+    settings = get_args(['--output-dir', str(args.output_dir)])
     batches, test = load_data(DEFAULT_PATH, settings.batch_size)
     # `train` evaluates after every epoch: on one batch, because nothing here uses the result.
     data = batches, test[:1], torch.zeros(len(test[0].targets), dtype=torch.bool)
@@ -54,25 +52,21 @@ def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS):
               for name in names if name != 'base' for seed in range(args.seeds)}
     models = {}
     for runs in (bases, others):
-        found = {key: load_finished(sweep, run) for key, run in runs.items()}
-        tasks = {key: (run.name, sweep.config_of(run), partial(
-            train_assignment_model, run, settings, data, run.start and models['base', run.seed]))
-            for key, run in runs.items() if not found[key]}
-        models |= found | load_or_train_all(args, tasks, 'assignment models')
+        models |= load_or_train_all(args, {
+            key: (run.name, sweep.config_of(run), partial(
+                train_assignment_model, sweep, run, run.start and models['base', run.seed]))
+            for key, run in runs.items()}, 'assignment models')
     return models
 
 
-def load_finished(sweep, run):
-    """Return the checkpoint of `run`; None if it is missing, unfinished or of other settings."""
+def train_assignment_model(sweep, run, start):
+    """Load training.py's checkpoint of `run` if it is finished and fits, otherwise train it."""
     with contextlib.suppress(OSError):
         saved = sweep.load(run)
         if saved.get('config') == sweep.config_of(run) and \
                 len(saved['run']['history']['train_loss']) == run.epochs:
             return saved
-
-
-def train_assignment_model(run, settings, data, start):
-    checkpoint = train(run, settings, data, start)
+    checkpoint = train(run, sweep.args, sweep.data(run), start)
     if checkpoint['run']['diverged'] is not None:
         raise ValueError(f'{run}: the loss was not finite in epoch {checkpoint["run"]["diverged"]}')
     return checkpoint
@@ -92,20 +86,20 @@ def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS):
         for name in methods for seed in range(args.seeds)}, ' and '.join(methods))
 
 
-def train_sequence_classifier(base, settings, seed, batches, epochs, test=None):
+def train_sequence_classifier(base, settings, seed, batches, epochs, test):
     """Train the checkpoint `base` further with AMP(**settings), otherwise like ProxLSTM's control.
 
-    Returns a checkpoint; with `test` batches, its 'history' is the accuracy after each epoch.
+    Returns a checkpoint whose 'history' is the accuracy on the `test` batches after each epoch.
     """
+    clip_value = get_args([]).clip_value
+    history = []
     with seeded(seed):
         model = LSTMClassifier.from_checkpoint(base)
         optimizer = AMP(model.parameters(), **OPTIMIZER['ProxLSTM'], **settings,
                         base_optimizer=torch.optim.Adam, model=model)
-        clip_value = get_args([]).clip_value
         # Clip only the gradient that updates θ: Algorithm 1 ascends along the whole one.
         optimizer.base_optimizer.register_step_pre_hook(
             lambda *_: torch.nn.utils.clip_grad_value_(model.parameters(), clip_value))
-        history = []
         for _ in range(epochs):
             model.train()
             for inputs, targets, lengths in batches:
@@ -119,8 +113,7 @@ def train_sequence_classifier(base, settings, seed, batches, epochs, test=None):
                 optimizer.step(closure)
             if not all(p.isfinite().all() for p in model.parameters()):
                 raise ValueError(f'AMP with {settings}: weights are not finite, seed {seed}')
-            if test is not None:
-                history.append(eval_model(model, test)[1])
+            history.append(eval_model(model, test)[1])
     return {'arguments': base['arguments'], 'state_dict': model.state_dict(), 'history': history}
 
 
@@ -139,6 +132,6 @@ def best_recipe_models(args, data=UCI_PATH, epochs=None):
 
 def train_best_recipe(sequences, labels, epochs, seed):
     start = time.perf_counter()
-    arguments, model = recipe.fit(sequences, labels, seed, epochs=epochs)
-    return {'arguments': arguments, 'state_dict': model.state_dict(),
+    model = recipe.fit(sequences, labels, seed, epochs=epochs)
+    return {'arguments': model.arguments, 'state_dict': model.state_dict(),
             'seconds': round(time.perf_counter() - start, 2)}

@@ -6,16 +6,16 @@
     python -m companions.embeddings.experiment --tune               # cross-validate ε
     python -m companions.embeddings.experiment --dry-run
 
-The task is to tell from which library a sentence of a docstring comes: the standard library or
-those of numpy, scipy, torch, matplotlib and scikit-learn that are installed. Writes
-plots/embeddings.json and embeddings.png, or tune_embeddings.json, under --output-dir.
+Writes plots/embeddings.json and embeddings.png, or tune_embeddings.json, under --output-dir.
 """
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import math
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +24,15 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from companions.common import corpus
-from companions.embeddings.adversarial import adversarial_loss, perturbation, random_loss
+from companions.embeddings.adversarial import adversarial_loss, perturbation
 from companions.embeddings.models import NormalizedEmbedding, TextLSTM
 from companions.embeddings.texts import PADDING, make_problem
 from support.checkpoints import write_json
-from support.figures import mean_std, save_figure
+from support.figures import markdown_table, mean_std, save_figure
 from support.options import add_run_arguments, finish_args, non_negative, positive_int
 from support.parallel import parallel_map, seeded
 from support.program import run_program
-from support.tuning import check_folds, paired_difference, stratified_folds
+from support.tuning import check_folds, stratified_folds
 
 VECTORS = {'scratch': 'from scratch', 'word2vec': 'word2vec, fine-tuned',
            'frozen': 'word2vec, frozen'}
@@ -60,32 +60,29 @@ def fit(problem, vectors, method, epsilon, seed, settings, held_out=None):
     order, noise, initial = (torch.Generator().manual_seed(3 * seed + k) for k in range(3))
     random_table = torch.randn(problem.table.shape, generator=initial)
     table = random_table if vectors == 'scratch' else problem.table
-    losses, finite = [], True
+    losses = []
     with seeded(seed):
         model = TextLSTM(NormalizedEmbedding(table, problem.counts, vectors == 'frozen'),
                          settings['hidden_size'], len(problem.class_names), settings['dropout'])
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, settings['lr'])
+        optimizer = torch.optim.Adam(model.parameters(), settings['lr'])
         for _ in range(settings['epochs']):
             model.train()
             losses.append(0.0)
             for tokens, lengths, labels in train.batches(settings['batch_size'], order):
-                arguments = (lambda e: model(e, lengths), model.embed(tokens), tokens != PADDING,
-                             lambda logits: F.cross_entropy(logits, labels))
-                if method == 'random':
-                    total, loss = random_loss(*arguments, epsilon, noise)
-                else:
-                    total, loss = adversarial_loss(*arguments, epsilon)
+                total, loss = adversarial_loss(
+                    lambda e: model(e, lengths), model.embed(tokens), tokens != PADDING,
+                    lambda logits: F.cross_entropy(logits, labels), epsilon,
+                    noise if method == 'random' else None)
+                if not math.isfinite(total.item()):
+                    raise ValueError(f'loss not finite: {vectors}, {method} {epsilon:g}, '
+                                     f'seed {seed}')
                 optimizer.zero_grad()
                 total.backward()
                 optimizer.step()
-                finite &= math.isfinite(total.item())
                 losses[-1] += loss.item() * len(labels) / len(train.labels)
-            if not finite:
-                raise ValueError(f'loss not finite: {vectors}, {method} {epsilon:g}, seed {seed}')
-        accuracies = accuracy(model, test, NORMS if held_out is None else (0.0,))
+        found = accuracy(model, test, NORMS if held_out is None else (0.0,))
     return {'vectors': vectors, 'method': method, 'epsilon': epsilon, 'seed': seed, 'loss': losses,
-            'accuracy': accuracies, 'seconds': round(time.perf_counter() - start, 1)}
+            'accuracy': found, 'seconds': round(time.perf_counter() - start, 1)}
 
 
 def accuracy(model, data, norms):
@@ -103,7 +100,7 @@ def accuracy(model, data, norms):
     return (correct.double() / len(data.labels)).tolist()
 
 
-# --------------------------------------------------------------------------- tables and figure
+# ---------------------------------------------------------------------------- table and figure
 
 def accuracies(records, vectors, method):
     """Collect the accuracies of all seeds as an array [seeds, norms]."""
@@ -111,64 +108,47 @@ def accuracies(records, vectors, method):
                      if (r['vectors'], r['method']) == (vectors, method)])
 
 
-def vectors_of(records):
-    return list(dict.fromkeys(record['vectors'] for record in records))
-
-
-def comparison_table(records):
-    """Format test accuracies, as they are and on perturbed texts, and paired differences."""
-    perturbed = ' | '.join(f'at r of norm {norm:g} (%)' for norm in NORMS[1:])
-    lines = [f'| vectors | training | ε | accuracy (%) | minus plain | {perturbed} | seconds |',
-             '|---' * (len(NORMS) + 5) + '|']
-    for vectors, method in itertools.product(vectors_of(records), METHODS):
-        values, plain = accuracies(records, vectors, method), accuracies(records, vectors, 'plain')
-        rows = [r for r in records if (r['vectors'], r['method']) == (vectors, method)]
-        cells = [VECTORS[vectors], method, f'{rows[0]["epsilon"]:g}', mean_std(values[:, 0]),
-                 mean_std((values - plain)[:, 0], '+'), *map(mean_std, values[:, 1:].T),
-                 f'{np.mean([r["seconds"] for r in rows]):.1f}']
+def results_table(records):
+    """Format accuracies, with paired differences to plain training, as Markdown."""
+    rows, setting = [], itemgetter('vectors', 'method', 'epsilon')
+    for (vectors, method, epsilon), runs in itertools.groupby(records, setting):
+        runs = list(runs)
+        values = np.array([run['accuracy'] for run in runs])
         if method == 'plain':
-            cells[2] = cells[4] = ''
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
-
-
-def tuning_table(records):
-    """Format accuracies on held-out folds of the training set, with paired differences to ε = 0."""
-    lines = ['| vectors | ε | accuracy on held-out folds (%) '
-             '| minus ε = 0 (mean ± standard error) |', '|---|---|---|---|']
-    for vectors, epsilon in itertools.product(vectors_of(records), EPSILONS):
-        values, plain = (np.array([r['accuracy'][0] for r in records if (r['vectors'], r['epsilon'])
-                                   == (vectors, e)]) for e in (epsilon, 0))
-        difference = paired_difference(values, plain) if epsilon else ''
-        lines.append(f'| {VECTORS[vectors]} | {epsilon:g} | {mean_std(values)} | {difference} |')
-    return '\n'.join(lines)
+            plain, difference = values, ''
+        else:
+            difference = mean_std((values - plain)[:, 0], '+')
+        seconds = np.mean([run['seconds'] for run in runs])
+        rows.append((VECTORS[vectors], method, f'{epsilon:g}', mean_std(values[:, 0]), difference,
+                     *map(mean_std, values.T[1:]), f'{seconds:.1f}'))
+    perturbed = [f'at r of norm {norm:g} (%)' for norm in NORMS[1:values.shape[1]]]
+    return markdown_table(('vectors', 'training', 'ε', 'accuracy (%)', 'minus plain', *perturbed,
+                           'seconds'), rows)
 
 
 def plot_comparison(path, records):
     """Plot each seed's paired difference, and accuracy against the norm of the perturbation."""
     figure = Figure(figsize=(10, 4.2), layout='constrained')
     left, right = figure.subplots(1, 2)
-    for k, vectors in enumerate(vectors_of(records)):
+    compared = list(dict.fromkeys(record['vectors'] for record in records))
+    for k, vectors in enumerate(compared):
         plain, noise, adversarial = (100 * accuracies(records, vectors, m) for m in METHODS)
-        for values, x, style, color, label in ((noise, k - 0.15, 's', '0.6', 'noise of equal norm'),
-                                               (adversarial, k + 0.15, 'o', 'C0', 'adversarial')):
+        for values, x, style in ((noise, k - 0.15, 's'), (adversarial, k + 0.15, 'o')):
             difference = (values - plain)[:, 0]
-            left.plot([x] * len(values), difference, style, color=color, alpha=0.6,
-                      label=None if k else label)
-            left.plot([x - 0.12, x + 0.12], 2 * [difference.mean()], color='black')
+            left.plot([x] * len(values), difference, f'C{k}{style}', alpha=0.5)
+            left.plot(x, difference.mean(), 'k_', ms=22)
         for values, style, label in ((adversarial, '-', 'adversarial'), (plain, '--', 'plain')):
-            right.plot(NORMS, values.mean(0), 'os^'[k] + style, color=('C0', 'C1', '0.4')[k],
-                       label=f'{VECTORS[vectors]}: {label}')
+            right.plot(NORMS, values.mean(0), f'C{k}o{style}', label=f'{VECTORS[vectors]}: {label}')
     left.axhline(0, color='black', lw=0.8)
-    left.set_xticks(range(k + 1), [VECTORS[v].replace(' ', '\n') for v in vectors_of(records)])
+    left.set_xticks(range(k + 1), [VECTORS[v].replace(' ', '\n') for v in compared])
     left.set(title='Test accuracy minus plain training', xlim=(-0.6, k + 0.6),
              ylabel='percentage points: seeds and mean')
     left.margins(y=0.2)
+    left.legend(left.lines[:3:2], ('noise of equal norm', 'adversarial'), loc='upper right',
+                fontsize=8)
     right.set(title='Test accuracy when embeddings are perturbed', ylim=(0, None),
               xlabel='L2 norm of the perturbation of a text', ylabel='accuracy (%)')
-    for ax in (left, right):
-        ax.grid(alpha=0.3)
-        ax.legend(loc='upper right', fontsize=8)
+    right.legend(fontsize=8)
     save_figure(path, figure)
 
 
@@ -228,25 +208,25 @@ def main(args):
               'classes': classes, 'train': train, 'test': test, 'rows': len(problem.counts),
               'max_length': args.max_length, 'min_count': args.min_count, 'dim': args.dim,
               **settings, 'norms': NORMS, 'torch': torch.__version__}
-    tasks = [{'problem': problem, 'settings': settings, 'vectors': vectors}
-             for vectors in ([args.vectors] if args.vectors else VECTORS)]
+    compared = [args.vectors] if args.vectors else VECTORS
     if args.tune:
         check_folds(args.folds, problem.train.labels)
         folds = list(stratified_folds(problem.train.labels.numpy(), args.folds, 1))
-        name, table = 'tune_embeddings', tuning_table
-        tasks = [{**task, 'method': 'adversarial' if epsilon else 'plain', 'epsilon': epsilon,
-                  'seed': fold, 'held_out': held_out}
-                 for task in tasks for epsilon in EPSILONS for fold, held_out in enumerate(folds)]
+        name = 'tune_embeddings'
+        tasks = [{'vectors': vectors, 'method': 'adversarial' if epsilon else 'plain',
+                  'epsilon': epsilon, 'seed': fold, 'held_out': held_out} for vectors in compared
+                 for epsilon in EPSILONS for fold, held_out in enumerate(folds)]
     else:
-        name, table = 'embeddings', comparison_table
+        name = 'embeddings'
         chosen = dict.fromkeys(VECTORS, args.epsilon) if 'epsilon' in args else CHOSEN_EPSILON
-        tasks = [{**task, 'method': method, 'seed': seed, 'epsilon': chosen[task['vectors']]}
-                 for task in tasks for method in METHODS for seed in range(args.seeds)]
-    records = parallel_map(fit, tasks, args.jobs, 'training')
+        tasks = [{'vectors': vectors, 'method': method, 'seed': seed, 'epsilon': chosen[vectors]}
+                 for vectors in compared for method in METHODS for seed in range(args.seeds)]
+    function = functools.partial(fit, problem=problem, settings=settings)
+    records = parallel_map(function, tasks, args.jobs, 'training')
     write_json(plots / f'{name}.json', header, records)
     if not args.tune:
         plot_comparison(plots / 'embeddings.png', records)
-    print(f'\n{table(records)}\n\nWritten to {plots}')
+    print(f'\n{results_table(records)}\n\nWritten to {plots}')
 
 
 if __name__ == '__main__':

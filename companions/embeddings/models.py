@@ -5,30 +5,23 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def normalize(table, counts):
-    """Scale `table` [V, d] to mean 0 and variance 1 per dimension, words weighted by `counts` [V].
-
-    As in arXiv:1605.07725, section 2, equation 1. Otherwise a trained table can grow until a step
-    of norm ε has no effect, and the same ε means something else for every table.
-    """
-    share = counts / counts.sum()
-    centred = table - share @ table
-    return centred / (share @ centred.square()).clamp_min(1e-12).sqrt()
-
-
 class NormalizedEmbedding(nn.Module):
-    """tokens int64 [B, T] -> float [B, T, d], rows of the normalized table.
+    """tokens int64 [B, T] -> float [B, T, d], rows of `table` [V, d], normalized.
 
-    The gradient of the table passes through its normalization.
+    Every dimension has mean 0 and variance 1 over words weighted by `counts` [V]
+    (arXiv:1605.07725, equation 1): otherwise ε has a different meaning for every table, and a
+    trained table can grow until ε has no effect. The gradient passes through the normalization.
     """
 
     def __init__(self, table, counts, frozen=False):
         super().__init__()
         self.weight = nn.Parameter(table.clone(), requires_grad=not frozen)
-        self.register_buffer('counts', counts.to(table.dtype))
+        self.register_buffer('share', counts.to(table.dtype) / counts.sum())
 
     def forward(self, tokens):
-        return F.embedding(tokens, normalize(self.weight, self.counts))
+        centered = self.weight - self.share @ self.weight
+        variance = self.share @ centered.square()
+        return F.embedding(tokens, centered / variance.clamp_min(1e-12).sqrt())
 
 
 class TextLSTM(nn.Module):

@@ -1,15 +1,11 @@
-"""Write README.md from page.md and results/*.json, and draw the figure.
+"""The numbers and pictures of this folder's page: python -m companions.pages embeddings"""
 
-    python -m companions.embeddings.page
-"""
-
-import argparse
 from pathlib import Path
 
-from companions.embeddings.experiment import (NORMS, VECTORS, accuracies, comparison_table,
-                                              plot_comparison, tuning_table)
-from support.pages import load_results, write_page
-from support.program import run_program
+from companions.embeddings.experiment import (NORMS, VECTORS, accuracies, plot_comparison,
+                                              results_table)
+from support.figures import markdown_table
+from support.pages import load_results
 from support.statistics import Effect, correct, format_p
 
 FOLDER = Path(__file__).resolve().parent
@@ -25,27 +21,17 @@ def names():
         return 100 * accuracies(results['runs'], vectors, method)[:, NORMS.index(norm)]
 
     pairs = ('adversarial', 'plain'), ('adversarial', 'random'), ('random', 'plain')
-    gains = correct([Effect((vectors, *pair), *(accuracy(vectors, method) for method in pair))
-                     for vectors in VECTORS for pair in pairs])
-    rows = [f'| {VECTORS[vectors]} | {method} minus {other} | {e.mean:+.1f} ± {e.deviation:.1f} '
-            f'| {format_p(e.p_holm)} |' for (vectors, method, other), e in gains.items()]
-    gains_table = '\n'.join(['| vectors | compared | difference (points) | p, corrected |',
-                             '|---|---|---|---|', *rows])
-    tuning = tuning_table(load_results(RESULTS / 'tune_embeddings.json')['runs'])
-    return {'results': results, 'accuracy': accuracy, 'format_p': format_p,
-            'gains': {vectors: gains[vectors, 'adversarial', 'plain'] for vectors in VECTORS},
-            'gains_table': gains_table,
-            'comparison_table': comparison_table(results['runs']), 'tuning_table': tuning}
+    effects = correct([Effect((vectors, *pair), *(accuracy(vectors, method) for method in pair))
+                       for vectors in VECTORS for pair in pairs])
+    rows = [(VECTORS[vectors], f'{method} minus {other}', f'{e.mean:+.1f} ± {e.deviation:.1f}',
+             format_p(e.p_holm)) for (vectors, method, other), e in effects.items()]
+    gains = {vectors: f'{e.mean:+.1f} points, {format_p(e.p_holm)}'
+             for (vectors, *pair), e in effects.items() if pair == ['adversarial', 'plain']}
+    return {'results': results, 'accuracy': accuracy, 'gains': gains, 'table': results_table,
+            'tuning': load_results(RESULTS / 'tune_embeddings.json'),
+            'gains_table': markdown_table(
+                ('vectors', 'compared', 'difference (points)', 'p, corrected'), rows)}
 
 
-def get_args(argv=None):
-    return argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
-
-
-def main(args):
+def draw_figures():
     plot_comparison(RESULTS / 'embeddings.png', load_results(RESULTS / 'embeddings.json')['runs'])
-    write_page(FOLDER, names())
-
-
-if __name__ == '__main__':
-    run_program(main, get_args)

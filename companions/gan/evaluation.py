@@ -8,24 +8,18 @@ from companions.common import images
 class Evaluator:
     """Compares samples with real images, by distances and by a classifier of the training images.
 
-    `evaluator(x)` of images x, float [N, channels, height, width] in [0, 1], returns a dictionary:
+    `evaluator(x)` of images x, float [N, channels, height, width] in [0, 1], returns a dictionary
+    (entropies in nats; distances are the mean L2 distance to the nearest image):
 
         confidence           mean largest probability of the classifier, times its test accuracy
-        conditional_entropy  mean entropy of its probabilities for one sample, in nats: low if each
-                             looks like some class
-        marginal_entropy     entropy of its mean probabilities: ln 10 for ten classes as frequent.
-                             The inception score (Salimans et al., arXiv:1606.03498) is
-                             exp(marginal_entropy - conditional_entropy)
-        total_variation      distance of the frequencies of the predicted classes from uniform, from
-                             0 to 1 - 1/classes: mode collapse
-        train_distance       mean L2 distance of a sample to the nearest training image, divided by
-                             that of a test image
+        conditional_entropy  mean entropy of its probabilities for a sample
+        marginal_entropy     entropy of its mean probabilities, at most ln(classes)
+        total_variation      of the predicted classes from uniform, 0 to 1 - 1/classes
+        train_distance       of samples to training images, divided by that of test images
         memorized            fraction of samples nearer to a training image than 99 % of test images
-        test_distance        mean L2 distance of a test image to the nearest sample, divided by that
-                             to the nearest of `count` training images
+        test_distance        of test images to samples, divided by that to `count` training images
 
-    `real` has them for `count` test images, drawn with replacement, and for as many training
-    images, drawn without.
+    `real` has them for `count` test images and for as many training images.
     """
 
     def __init__(self, data, count, images_seen=30_000):

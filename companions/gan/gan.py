@@ -5,8 +5,7 @@
         print(epoch, losses)
     samples = G(uniform_noise(10, 96, torch.Generator()))       # in [-1, 1], as `images`
 
-Goodfellow et al., arXiv:1406.2661; Adam's beta1 = 0.5 from Radford et al., arXiv:1511.06434,
-section 4. This file needs torch and numpy only.
+Goodfellow et al., arXiv:1406.2661; beta1 from Radford et al., arXiv:1511.06434, section 4.
 """
 
 import numpy as np
@@ -51,10 +50,7 @@ def generator_loss(fake, kind='non-saturating'):
 
 
 def discriminator_step(D, G, optimizer, x, z):
-    """Update D on real images x and on G(z).
-
-    Returns its loss and the means of D(x) and D(G(z)), probabilities, all before the step.
-    """
+    """Update D on images x and G(z). Returns its loss, mean D(x) and D(G(z)) before the step."""
     with torch.no_grad():
         fake = G(z)
     real_logits, fake_logits = D(x), D(fake)
@@ -79,12 +75,8 @@ def train(D, G, images, epochs, random, kind='non-saturating', lr=1e-3, beta1=0.
     """Train D and G alternately, D first (Goodfellow et al., Algorithm 1 with k = 1).
 
     A Python generator: after each epoch it yields {'discriminator_loss', 'D(x)', 'D(G(z))',
-    'generator_loss'}, means over the minibatches.
-
-    Args:
-        images: float [N, pixels] in [-1, 1], the range of the generator's tanh.
-        random: torch.Generator of the order of the images.
-        noise: torch.Generator of z (default: `random`).
+    'generator_loss'}, means over the minibatches. `images` are float [N, pixels] in [-1, 1]; the
+    torch.Generator `random` draws their order, and `noise` (default: `random`) draws z.
     """
     noise, size = noise or random, G[0].in_features
     D_optimizer, G_optimizer = (torch.optim.Adam(model.parameters(), lr, betas=(beta1, 0.999),

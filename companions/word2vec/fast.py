@@ -1,15 +1,13 @@
-"""word2vec with negative sampling on a whole corpus: many positions per step, by matrix products.
+"""word2vec with negative sampling on a corpus: the gradients of `by_hand` in matrix products.
 
     text = text_of(docstrings().sentences)
     inputs, outputs = train(text, 'skip-gram', seed=0)
     inputs[text.index['matrix']]
-
-The gradients are those of `by_hand`, summed over blocks of consecutive positions.
 """
 
-import importlib.util
 import time
 from collections import Counter
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import joblib
@@ -22,6 +20,7 @@ from support.parallel import local_workers
 POWER = 0.75        # of the counts in the noise distribution (arXiv:1310.4546, section 2.2)
 SUBSAMPLING = 1e-3  # threshold of relative frequency (section 2.3, as in the authors' code)
 DAMPING = 4         # divisor of the trace of a Hessian, which bounds the curvature along a gradient
+HAS_GENSIM = find_spec('gensim') is not None
 
 
 class Diverged(ValueError):
@@ -70,14 +69,13 @@ class Noise:
 
 
 def skipgram_gradients(inputs, outputs, centres, contexts, mask, negatives, K):
-    """Return the gradients of (3) summed over all pairs of G blocks of positions, and curvatures.
+    """Return gradients and curvatures of equation (3), summed over the pairs of G blocks of text.
 
     Args:
         inputs, outputs: the tables [V, d].
         centres: rows [G, L], the words at L consecutive positions.
         contexts: rows [G, X], the words at all positions that may be in their windows.
-        mask: [G, L, X] of the tables' dtype, 1 if contexts[g, x] is in the window of
-            centres[g, l], else 0.
+        mask: [G, L, X] of the tables' dtype, 1 if contexts[g, x] is in the window of centres[g, l].
         negatives: rows [G, S], drawn once for all pairs of a block.
         K: number of negatives per pair. The S' draws other than a pair's target are weighted by
             K / S', so that the expectation is that of K draws of its own. Sharing them makes matrix
@@ -138,7 +136,7 @@ def negative_weights(targets, negatives, K):
 
 def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learning_rate=0.2,
           min_learning_rate=1e-4, block=16, blocks=8, drawn=32):
-    """Minimize (3) by stochastic gradient descent. Returns (inputs, outputs), float32 [V, dim].
+    """Minimize equation (3) by gradient descent. Returns (inputs, outputs), float32 [V, dim].
 
     `method` is a key of GRADIENTS; the inputs are the word vectors. As in the authors' code, an
     epoch keeps a word of relative frequency f with probability √(t/f) + t/f, t = SUBSAMPLING, a
@@ -146,7 +144,7 @@ def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learn
     linearly to `min_learning_rate`. Each `block` of positions shares `drawn` negatives, and a step
     uses `blocks` of them.
 
-    A step sums many gradients of a frequent word, all taken at one point, and would overshoot. So a
+    A step sums many gradients of a frequent word, all taken at one point, and could overshoot. So a
     row moves by −rate · g / (1 + rate · h), with g the sum of its gradients and h that of its
     curvatures / DAMPING: the proximal step argmin_x gᵀx + h ‖x − x₀‖² / 2 + ‖x − x₀‖² / (2 rate)
     (compare Toulis and Airoldi, arXiv:1408.2923). At saturated pairs h vanishes and g does not, so
@@ -165,8 +163,7 @@ def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learn
     min_learning_rate = min(min_learning_rate, learning_rate)
     for epoch in range(epochs):
         kept = np.flatnonzero(generator.random(len(text.tokens)) < keep[text.tokens])
-        count = -(-len(kept) // block)
-        end = count * block - len(kept)
+        count, end = -(-len(kept) // block), -len(kept) % block
         tokens = np.pad(text.tokens[kept], (window, window + end))
         sentences = np.pad(text.sentences[kept], (window, window + end), constant_values=-1)
         reach = np.pad(generator.integers(1, max_window + 1, len(kept)), (0, end))
@@ -179,9 +176,8 @@ def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learn
             same_sentence = sentence[:, centre, None] == sentence[:, None, :]
             mask = (distance <= reach[step]) & (distance > 0) & same_sentence
             progress = (epoch + k / count) / epochs
-            rate = max(min_learning_rate,
-                       learning_rate - (learning_rate - min_learning_rate) * progress)
-            with np.errstate(over='ignore', invalid='ignore'):  # see below
+            rate = learning_rate - (learning_rate - min_learning_rate) * progress
+            with np.errstate(over='ignore', invalid='ignore'):  # checked after the epoch
                 gradients = GRADIENTS[method](inputs, outputs, contexts[:, centre], contexts,
                                               mask.astype(np.float32), drawn_rows[step], negatives)
             for table, parts in zip(tables, gradients):
@@ -196,8 +192,7 @@ def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learn
     return inputs, outputs
 
 
-def train_gensim(text, seed, *, dim, window, negatives, epochs, learning_rate,
-                 min_learning_rate=1e-4):
+def train_gensim(text, seed, *, dim, window, negatives, epochs, learning_rate):
     """Train gensim's skip-gram on one thread: (vectors [V, dim], seconds without vocabulary)."""
     from gensim.models import Word2Vec
 
@@ -205,22 +200,14 @@ def train_gensim(text, seed, *, dim, window, negatives, epochs, learning_rate,
     sentences = [[text.words[row] for row in part] for part in parts]
     model = Word2Vec(vector_size=dim, window=window, min_count=1, sample=SUBSAMPLING, sg=1, hs=0,
                      negative=negatives, ns_exponent=POWER, alpha=learning_rate,
-                     min_alpha=min(min_learning_rate, learning_rate), seed=seed, workers=1)
+                     min_alpha=min(1e-4, learning_rate), seed=seed, workers=1)
     model.build_vocab(sentences)
     start = time.perf_counter()
     model.train(sentences, total_examples=len(sentences), epochs=epochs)
-    seconds = time.perf_counter() - start
-    if not np.isfinite(model.wv.vectors).all():
-        raise Diverged('gensim skip-gram: the vectors are not finite, expected a smaller '
-                       f'--learning-rate than {learning_rate:g}')
-    return model.wv[text.words], seconds
-
-
-def has_gensim():
-    return importlib.util.find_spec('gensim') is not None
+    return model.wv[text.words], time.perf_counter() - start
 
 
 def run_alone(function, **arguments):
-    """Return function(**arguments), from a process whose libraries use one thread each."""
-    with local_workers():
-        return joblib.Parallel(n_jobs=2)([joblib.delayed(function)(**arguments)])[0]  # 1: in here
+    """Return function(**arguments), called in a process whose libraries use one thread each."""
+    with local_workers():  # and two jobs, since joblib runs a single job in this process
+        return joblib.Parallel(n_jobs=2)([joblib.delayed(function)(**arguments)])[0]

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from companions.word2vec.vectors import find_nearest, normalize_rows
-from support.figures import mean_std, save_figure
+from support.figures import draw_band, markdown_table, mean_std, save_figure
 
 QUERIES = ('matrix file plot probability thread integer error gradient film actor story music king '
            'good').split()
@@ -19,37 +19,36 @@ def methods(records):
 
 
 def query_words(text, count=8):
-    """Return words to look at: of QUERIES, then frequent ones of four letters and more."""
+    """Return words to show: those of QUERIES, then the most frequent of four letters or more."""
     known = [word for word in QUERIES if word in text.index]
     frequent = [word for word in text.words if len(word) > 3]
     return list(dict.fromkeys(known + frequent + text.words))[:count]
 
 
 def plot_vectors(path, text, table):
-    """Draw query words with neighbours of the 3000 most frequent on two principal components."""
-    unit, groups, index = normalize_rows(table), [], text.index
+    """Draw query words and their neighbours among 3000 frequent words on two principal axes."""
+    unit, index = normalize_rows(table), text.index
     queries = [index[word] for word in query_words(text)]
-    taken = {*queries}
-    for row in queries:
-        near = find_nearest(unit[:3000], unit[row], 8, [other for other in taken if other < 3000])
-        groups.append([row, *near.tolist()])
-        taken |= {*near.tolist()}
-    rows = np.concatenate(groups).astype(int)
+    rows, colors, shown = [], [], {*queries}
+    for k, row in enumerate(queries):
+        near = find_nearest(unit[:3000], unit[row], 8, [other for other in shown if other < 3000])
+        rows += [row, *near.tolist()]
+        colors += [f'C{k}'] * (1 + len(near))
+        shown |= {*rows}
     centred = unit[rows] - unit[rows].mean(0)
     _, s, axes = np.linalg.svd(centred, full_matrices=False)
-    at, labels = centred @ axes[:2].T, [text.words[row] for row in rows]
-    colors = [f'C{k}' for k, group in enumerate(groups) for _ in group]
+    points, labels = centred @ axes[:2].T, [text.words[row] for row in rows]
     share = 100 * (s[:2] ** 2).sum() / (s ** 2).sum()
     figure = Figure(figsize=(12, 9), layout='constrained')
     ax = figure.subplots()
-    ax.scatter(*at.T, c=colors, s=12)
+    ax.scatter(*points.T, c=colors, s=12)
     ax.set(xlabel='first principal component', ylabel='second principal component',
            title=f'Words (bold) and their nearest neighbours: {share:.0f} % of the variance is in '
                  'this plane')
     ax.margins(0.12)
     figure.draw_without_rendering()
-    offsets = place_labels(ax.transData.transform(at) * 72 / figure.dpi, labels, 9)
-    for point, row, label, offset, color in zip(at, rows, labels, offsets, colors):
+    offsets = place_labels(ax.transData.transform(points) * 72 / figure.dpi, labels, 9)
+    for point, row, label, offset, color in zip(points, rows, labels, offsets, colors):
         line = {'arrowstyle': '-', 'lw': 0.4, 'shrinkA': 0, 'shrinkB': 0, 'color': color}
         ax.annotate(label, point, offset, textcoords='offset points', fontsize=9, color=color,
                     weight='bold' if row in queries else 'normal', ha='center', va='center',
@@ -67,8 +66,7 @@ def place_labels(points, labels, size):
         half = np.array([0.31 * size * len(label), 0.65 * size])
         for step in range(400):
             angle, radius = 2.4 * step, 9 + 1.2 * step
-            offset = radius * np.array([np.cos(angle), np.sin(angle)])
-            offset += np.array([np.cos(angle) * half[0], 0])
+            offset = np.array([(radius + half[0]) * np.cos(angle), radius * np.sin(angle)])
             middle = point + offset
             free = all((np.abs(middle - other) >= half + wide).any() for other, wide in boxes)
             if free and (np.abs(points - middle) >= half + 1.5).any(1).all():
@@ -79,40 +77,31 @@ def place_labels(points, labels, size):
 
 
 def plot_results(path, records):
-    """Draw MRR against the word's count, and the predictors' accuracy with its ceilings."""
+    """Draw MRR against the word's count, and the predictors' accuracy with its upper bounds."""
     figure = Figure(figsize=(11, 4.4), layout='constrained')
     left, right = figure.subplots(1, 2)
-    vectors = [record for record in select(records, 'vectors') if record['by_count']]
-    for k, method in enumerate(methods(vectors)):
-        runs = select(vectors, 'vectors', method)
-        y = np.array([[row[3] for row in run['by_count']] for run in runs])
-        draw_mean(left, np.arange(y.shape[1]) + 0.1 * (k - 1), y, method, f'C{k}', fmt='o-')
-    if vectors:
-        names = [count_range(row) for row in vectors[0]['by_count']]
-        left.set_xticks(range(len(names)), names)
+    finite = [record for record in select(records, 'vectors') if record['by_count']]
+    for k, method in enumerate(methods(finite)):
+        y = np.array([[row[3] for row in run['by_count']]
+                      for run in select(finite, 'vectors', method)])
+        draw_band(left, 100 * y, method, {'color': f'C{k}', 'marker': 'o'})
+    if finite:
+        names = [count_range(row) for row in finite[0]['by_count']]
+        left.set_xticks(range(1, 1 + len(names)), names)
         left.legend()
     left.set(title='Word vectors: rank of the other form of a word', ylim=(0, None),
              xlabel='count of the rarer form', ylabel='mean reciprocal rank (%)')
     ceilings, = select(records, 'ceilings')
-    for k, (name, ceiling) in enumerate(ceilings['small'].items()):
+    for k, (name, highest) in enumerate(ceilings['small'].items()):
         y = np.array([record['accuracy'] for record in select(records, 'accuracy', name)])
-        draw_mean(right, np.arange(1, 1 + y.shape[1]), y, name, f'C{k}', fmt='-', elinewidth=0.8)
-        right.axhline(100 * ceiling, color=f'C{k}', linestyle=':')
-        right.text(y.shape[1], 100 * ceiling + 1, f'highest possible with {name}', ha='right',
-                   color=f'C{k}', fontsize=9)
+        draw_band(right, 100 * y, name, {'color': f'C{k}'})
+        right.axhline(100 * highest, color=f'C{k}', linestyle=':', label=f'{name}: upper bound')
+    right.legend()
     right.set(title='Predictors: accuracy on their training windows', xlabel='epoch',
-              ylabel='accuracy (%)', ylim=(0, 108))
-    right.legend(loc='center right')
+              ylabel='accuracy (%)', ylim=(0, 102))
     for ax in (left, right):
         ax.grid(alpha=0.3)
     save_figure(path, figure)
-
-
-def draw_mean(ax, x, values, label, color, **style):
-    """Draw the mean of fractions [seeds, n] in per cent, with the standard deviation as bars."""
-    y = 100 * values
-    ax.errorbar(x, y.mean(0), y.std(0, ddof=1) if len(y) > 1 else None, label=label, color=color,
-                capsize=2, markersize=4, **style)
 
 
 def count_range(row):
@@ -120,15 +109,13 @@ def count_range(row):
 
 
 def rate_table(records):
-    """Return Markdown: MRR on the pairs for tuning at each learning rate."""
-    rates = sorted({record['learning_rate'] for record in records})
-    lines = [f'| vectors | {" | ".join(f"rate {rate:g}" for rate in rates)} |',
-             '|---' * (1 + len(rates)) + '|']
+    """Return Markdown: the MRR on the pairs for tuning at each learning rate."""
+    rates, rows = sorted({record['learning_rate'] for record in records}), []
     for method in methods(records):
-        rows = [[r['mrr'] for r in records if (r['method'], r['learning_rate']) == (method, rate)]
-                for rate in rates]
-        lines.append(f'| {method} | {" | ".join(mean_of(row) for row in rows)} |')
-    return '\n'.join(lines)
+        values = [[r['mrr'] for r in records if (r['method'], r['learning_rate']) == (method, rate)]
+                  for rate in rates]
+        rows.append([method, *map(mean_of, values)])
+    return markdown_table(['vectors', *(f'rate {rate:g}' for rate in rates)], rows)
 
 
 def mean_of(values):
@@ -138,45 +125,44 @@ def mean_of(values):
 
 def vector_table(records):
     """Return Markdown: the evaluation of the vectors; empty if the corpus has no pairs of forms."""
-    records = select(records, 'vectors')
+    records, rows = select(records, 'vectors'), []
     groups = next((record['by_count'] for record in records if record['by_count']), None)
     if groups is None:
         return ''
-    columns = ' | '.join(f'count {count_range(row)} ({row[2]} pairs)' for row in groups)
-    lines = [f'| vectors | MRR | in the top ten | analogies | {columns} |',
-             '|---' * (4 + len(groups)) + '|']
     for method in methods(records):
         runs = select(records, 'vectors', method)
         finite = [run for run in runs if run['by_count']]
-        cells = [mean_of([run['mrr'] for run in runs]), mean_std([run['top10'] for run in finite]),
-                 mean_std([run['analogies'] for run in finite if run['analogies'] is not None])]
-        cells += [mean_std([run['by_count'][k][3] for run in finite]) for k in range(len(groups))]
-        lines.append(f'| {method} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+        rows.append([method, mean_of([run['mrr'] for run in runs]),
+                     mean_std([run['top10'] for run in finite]),
+                     mean_std([run['analogies'] for run in finite if run['analogies'] is not None]),
+                     *(mean_std([run['by_count'][k][3] for run in finite])
+                       for k in range(len(groups)))])
+    columns = [f'count {count_range(row)} ({row[2]} pairs)' for row in groups]
+    return markdown_table(['vectors', 'MRR', 'in the top ten', 'analogies', *columns], rows)
 
 
 def bias_table(records):
-    """Return Markdown: what debiasing along each direction does."""
-    lines = ['| direction | vectors | mean cosine of neutral words | distance of pairs | MRR (%) |',
-             '|---|---|---|---|---|']
+    """Return Markdown: what debiasing along each direction does; empty if there is none."""
+    rows = []
     for record in select(records, 'bias'):
         for kind, values in record.get('debiased', {}).items():
-            mrr = mean_std([] if values['mrr'] is None else [values['mrr']])
-            lines.append(f'| {record["direction"]} | {kind} | {values["bias"]:.4f} | '
-                         f'{values["pairs_apart"]:.3f} | {mrr} |')
-    return '\n'.join(lines) if len(lines) > 2 else ''
+            mrr = '' if values['mrr'] is None else mean_std([values['mrr']])
+            rows.append([record['direction'], kind, f'{values["bias"]:.4f}',
+                         f'{values["pairs_apart"]:.3f}', mrr])
+    header = 'direction', 'vectors', 'mean cosine of neutral words', 'distance of pairs', 'MRR (%)'
+    return markdown_table(header, rows) if rows else ''
 
 
 def report(records):
     """Return the main results as Markdown."""
-    (ceiling,), (example,) = (select(records, job) for job in ('ceilings', 'examples'))
+    (ceilings,), (examples,) = (select(records, job) for job in ('ceilings', 'examples'))
     parts = [vector_table(records), bias_table(records)]
     parts += [f'{record["direction"]}: {len(record["pairs"])} of {record["of"]} pairs are in the '
               'vocabulary.' for record in select(records, 'bias')]
-    for name, highest in ceiling['small'].items():
+    for name, highest in ceilings['small'].items():
         last = [record['accuracy'][-1] for record in select(records, 'accuracy', name)]
         parts.append(f'{name}: accuracy {mean_std(last)} % of at most {100 * highest:.1f} %.')
-    parts += [f'{word}: {", ".join(near)}' for word, near in example['neighbours'].items()]
+    parts += [f'{word}: {", ".join(near)}' for word, near in examples['neighbours'].items()]
     ratios = [record['ratio'] for record in select(records, 'speed') if 'ratio' in record]
     parts.append(f"Speed: {np.median(ratios):.2f} times gensim's." if ratios else
                  'gensim is not installed, so there is no comparison with it.')

@@ -1,15 +1,13 @@
-"""Write this folder's README.md and picture from results/: python -m companions.word2vec.page"""
+"""The numbers and pictures of this folder's page: python -m companions.pages word2vec"""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from companions.word2vec.figures import bias_table, plot_results, rate_table, select, vector_table
 from support.figures import mean_std
-from support.pages import load_results, write_page
-from support.program import run_program
-from support.statistics import Effect, correct, format_p
+from support.pages import load_results
+from support.statistics import Effect, correct
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / 'results'
@@ -19,41 +17,27 @@ def names():
     """Return what page.md uses."""
     results = load_results(RESULTS / 'word2vec.json')
     records = results['runs']
-    (steps,), (ceilings,), (examples,) = (
-        select(records, job) for job in ('steps', 'ceilings', 'examples'))
 
-    def mrr(method, group=None):
-        """Return the MRR of each seed, of all pairs or of a group of counts, 0 the rarest."""
-        runs = select(records, 'vectors', method)  # by ascending seed
-        return np.array([np.nan if r['mrr'] is None else r['mrr'] if group is None
-                         else r['by_count'][group][3] for r in runs])
-
-    def gain(label, other, group=None):
-        return Effect(label, 100 * mrr('skip-gram', group), 100 * mrr(other, group))
+    def mrr(method, k):
+        """Return the MRR of each seed in per cent: of all pairs (k = 0), or of the k-th group."""
+        values = [[run['mrr'], *(row[3] for row in run['by_count'])]
+                  for run in select(records, 'vectors', method)]  # by ascending seed
+        return [100 * value[k] if len(value) > 1 else np.nan for value in values]
 
     def accuracy(name):
         return mean_std([r['accuracy'][-1] for r in select(records, 'accuracy', name)])
 
-    groups = len(next(r['by_count'] for r in records if r.get('by_count')))
-    gains = [gain(k, 'CBOW', k) for k in range(groups)] + [gain('gensim', 'gensim skip-gram')]
-    return {'results': results, 'steps': steps, 'ceilings': ceilings, 'examples': examples,
-            'mrr': lambda *key: mean_std([x for x in mrr(*key) if np.isfinite(x)]),
-            'gains': correct(gains), 'format_p': format_p, 'accuracy': accuracy,
-            'seeds': len(mrr('CBOW')), 'median': np.median,
-            'ratios': [record['ratio'] for record in select(records, 'speed')],
+    gains = [Effect('gensim', mrr('skip-gram', 0), mrr('gensim skip-gram', 0)),
+             *(Effect(k, mrr('skip-gram', k), mrr('CBOW', k)) for k in range(1, 6))]
+    one = {record['job']: record for record in records}  # of each job
+    return {'results': results, 'steps': one['steps'], 'ceilings': one['ceilings']['small'],
+            'examples': one['examples'], 'gains': correct(gains), 'accuracy': accuracy,
+            'seeds': len(mrr('CBOW', 0)),
+            'speed': np.median([record['ratio'] for record in select(records, 'speed')]),
             'bias': {record['direction']: record for record in select(records, 'bias')},
             'vector_table': vector_table(records), 'bias_table': bias_table(records),
             'rate_table': rate_table(load_results(RESULTS / 'tune_word2vec.json')['runs'])}
 
 
-def get_args(argv=None):
-    return argparse.ArgumentParser(description=__doc__).parse_args(argv)
-
-
-def main(args):
+def draw_figures():
     plot_results(RESULTS / 'word2vec.png', load_results(RESULTS / 'word2vec.json')['runs'])
-    write_page(FOLDER, names())
-
-
-if __name__ == '__main__':
-    run_program(main, get_args)

@@ -19,15 +19,14 @@ class SkipGram(nn.Module):
         self.linear2 = nn.Linear(hidden_size, 2 * context_size * vocab_size)
 
     def forward(self, inputs):
-        """inputs int64 [B], word numbers; log-probabilities [B, 2 context_size, vocab_size]."""
+        """Return log-probabilities [B, 2 context_size, vocab_size]; inputs: word numbers [B]."""
         x = F.relu(self.linear1(self.embeddings(inputs)))
         return F.log_softmax(self.linear2(x).view(len(inputs), 2 * self.context_size, -1), dim=2)
 
     def vector(self, row):
-        """Return the embedding [embedding_dim] of the word number `row`.
+        """Return the embedding [embedding_dim] of word number `row`.
 
-        A one-hot vector of the word is wrong here: nn.Embedding takes it for V word numbers, V − 1
-        times word 0 and once word 1, and the cosines of such results compare word 0 with itself.
+        nn.Embedding takes word numbers: a one-hot vector would look up word 0 for every 0 in it.
         """
         return self.embeddings.weight[row].detach()
 
@@ -42,7 +41,7 @@ class CBOW(nn.Module):
         self.linear2 = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, inputs):
-        """inputs int64 [B, 2 context_size], word numbers; log-probabilities [B, 1, vocab_size]."""
+        """Return log-probabilities [B, 1, vocab_size]; inputs: word numbers [B, 2 context_size]."""
         x = F.relu(self.linear1(self.embeddings(inputs).mean(1)))
         return F.log_softmax(self.linear2(x), dim=1)[:, None]
 
@@ -58,47 +57,43 @@ def windows(text, context_size):
     return text.tokens[at], text.tokens[at[:, None] + offsets]
 
 
+def number_occurrences(words):
+    """Turn word w into w · k + the number of its earlier occurrences in the row: int64 [n, k]."""
+    earlier = np.tril(words[:, :, None] == words[:, None, :], -1).sum(2)
+    return words * words.shape[1] + earlier
+
+
 def matches(predicted, targets):
     """Count how many words of each row of `targets` are predicted, as the assignment counts them.
 
     Each prediction is used once. Both int64 [n, k]; returns int64 [n].
     """
-    total = np.zeros(len(targets), dtype=np.int64)
-    free = np.ones(predicted.shape, dtype=bool)
-    rows = np.arange(len(targets))
-    for j in range(targets.shape[1]):
-        found = (predicted == targets[:, j:j + 1]) & free
-        hit = found.any(1)
-        free[rows[hit], found[hit].argmax(1)] = False
-        total += hit
-    return total
+    predicted, targets = number_occurrences(predicted), number_occurrences(targets)
+    return (predicted[:, :, None] == targets[:, None, :]).sum((1, 2))
 
 
 def ceilings(centres, contexts):
     """Return the highest possible accuracies on these windows, {'SkipGram': …, 'CBOW': …}.
 
-    From the centre alone, the answer is the same for all of a centre's windows. The n-th w in it is
-    right in every window that holds w at least n times, so the best answer consists of the most
-    frequent events (w, n). From the context's words, it is the most frequent centre of the windows
-    with these words.
+    SkipGram has one answer for all windows of a centre. The n-th w in it is right in every window
+    that holds w at least n times, so the best answer is the most frequent (w, n). CBOW has one
+    answer for all windows of the same words: their most frequent centre.
     """
-    n, width = contexts.shape
-    ordered = np.sort(contexts, 1)
-    nth = np.zeros_like(ordered)
-    for j in range(1, width):
-        nth[:, j] = np.where(ordered[:, j] == ordered[:, j - 1], nth[:, j - 1] + 1, 0)
-    size = 1 + max(centres.max(), contexts.max())
-    events, times = np.unique((centres[:, None] * size + ordered) * width + nth, return_counts=True)
-    centre = events // (size * width)
-    order = np.lexsort((-times, centre))
-    centre, times = centre[order], times[order]
-    start = np.searchsorted(centre, centre)  # where the events of each centre begin
-    skipgram = times[np.arange(len(times)) - start < width].sum() / (n * width)
-    whole = np.concatenate([ordered, centres[:, None]], 1)
-    whole, times = np.unique(whole, axis=0, return_counts=True)
-    first = np.flatnonzero(np.append(True, (whole[1:, :-1] != whole[:-1, :-1]).any(1)))
-    cbow = np.maximum.reduceat(times, first).sum() / n
-    return {'SkipGram': float(skipgram), 'CBOW': float(cbow)}
+    groups = np.unique(np.sort(contexts, 1), axis=0, return_inverse=True)[1].ravel()
+    return {'SkipGram': best_accuracy(centres, number_occurrences(contexts)),
+            'CBOW': best_accuracy(groups, centres[:, None])}
+
+
+def best_accuracy(groups, targets):
+    """Return the share of `targets` [n, k] that are among the k most frequent in their group."""
+    n, k = targets.shape
+    size = 1 + targets.max()
+    events, times = np.unique(groups[:, None] * size + targets, return_counts=True)
+    group = events // size
+    order = np.lexsort((-times, group))
+    group, times = group[order], times[order]
+    rank = np.arange(len(times)) - np.searchsorted(group, group)
+    return float(times[rank < k].sum() / (n * k))
 
 
 def fit(text, name, seed, epochs, context_size=2, embedding_dim=20, batch_size=128, rate=3e-3):

@@ -1,7 +1,6 @@
-"""What can be done with word vectors: neighbours, analogies, word forms, bias and debiasing.
+"""Operations on word vectors: neighbours, analogies, word forms, bias directions, debiasing.
 
-A table is a float array [V, d] with one row per word; `unit` is a table whose rows have length 1,
-so that cosines are products.
+A table is a float array [V, d] of one row per word; `unit` is a table whose rows have norm 1.
 """
 
 import numpy as np
@@ -16,7 +15,7 @@ def normalize_rows(table):
 
 
 def find_nearest(unit, query, count, exclude=()):
-    """Return the `count` rows of largest cosine with `query` [d], without those in `exclude`."""
+    """Return the `count` rows of largest cosine with `query` [d], except those in `exclude`."""
     scores, exclude = unit @ query, list({*exclude})
     scores[exclude] = -np.inf
     return np.argsort(-scores, kind='stable')[:min(count, len(unit) - len(exclude))]
@@ -25,7 +24,7 @@ def find_nearest(unit, query, count, exclude=()):
 def find_form_pairs(index, forms=FORMS):
     """Return the pairs (word, word + form) in `index`, word: row, as int64 [P, 2].
 
-    A few are not forms of one word (`clas`, `class`), the same ones for every table.
+    A few are not forms of one word (`clas`, `class`).
     """
     pairs = [(row, index[word + form]) for form in forms for word, row in index.items()
              if len(word) > 2 and word + form in index]
@@ -55,7 +54,7 @@ def evaluate_forms(table, pairs, counts):
     rarer = counts[pairs].min(1)
     rows = []
     for low, high in zip(BOUNDS, (*BOUNDS[1:], None)):
-        chosen = (rarer >= low) & (rarer < (np.inf if high is None else high))
+        chosen = (rarer >= low) & (rarer < (high or np.inf))
         if chosen.any():
             rows.append([low, high, int(chosen.sum()), float((1 / ranks[:, chosen]).mean())])
     return {'mrr': float((1 / ranks).mean()), 'top10': float((ranks <= 10).mean()),
@@ -116,11 +115,10 @@ def hard_debias(unit, direction, neutral, pairs):
                                     - np.outer(unit[neutral] @ direction, direction))
     mean = (unit[pairs[:, 0]] + unit[pairs[:, 1]]) / 2
     nu = mean - np.outer(mean @ direction, direction)
-    along = np.sqrt(np.maximum(0, 1 - (nu ** 2).sum(1)))
     # Each word stays on its side of the pair's mean.
     sign = np.where((unit[pairs[:, 0]] - unit[pairs[:, 1]]) @ direction >= 0, 1, -1)
-    for k, side in ((0, 1), (1, -1)):
-        table[pairs[:, k]] = nu + np.outer(side * sign * along, direction)
+    offset = np.outer(sign * np.sqrt(np.maximum(0, 1 - (nu ** 2).sum(1))), direction)
+    table[pairs[:, 0]], table[pairs[:, 1]] = nu + offset, nu - offset
     return table
 
 

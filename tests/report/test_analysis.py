@@ -1,23 +1,35 @@
 import numpy as np
 import pytest
 
-from report.analysis import Setting, accuracy, find_spikes, sweep_effects, uci_accuracy
+from report.analysis import Setting, accuracy, find_spikes, load, sweep_effects
 from support.options import CHOSEN_EPSILON
 
 
-def test_control_and_method_are_compared_after_as_many_epochs():
-    for mode, epochs in (('AdvLSTM', 50), ('ProxLSTM', 100)):
-        epsilon, values = CHOSEN_EPSILON[mode], uci_accuracy()
-        expected = np.mean([values[mode, epsilon, '', epochs, seed]
-                            - values[mode, 0.0, '', epochs, seed] for seed in range(8)])
-        assert sweep_effects(mode)[f'ε = {epsilon:g}'].mean == pytest.approx(100 * expected)
+@pytest.mark.parametrize('mode, epochs', [('AdvLSTM', 50), ('AdvLSTM', 100), ('ProxLSTM', 100)])
+def test_control_and_method_are_compared_after_as_many_epochs(mode, epochs):
+    chosen = CHOSEN_EPSILON[mode]
+    values = {epsilon: np.mean([run['accuracy'] for run in load('uci')['runs'] if
+                                (run['mode'], run['epsilon'], run['variant'], run['epochs'])
+                                == (mode, epsilon, '', epochs)]) for epsilon in (0.0, chosen)}
+    effect = sweep_effects(mode)[f'ε = {chosen:g}, {epochs} epochs']
+    assert effect.mean == pytest.approx(100 * (values[chosen] - values[0]))
 
 
 def test_accuracy_after_fewer_epochs_is_that_of_the_curve():
     setting = Setting('AdvLSTM', 0.0, epochs=50)
-    for test, key in (('all', 'test_accuracy'), ('unseen', 'unseen_accuracy')):
-        expected = [100 * run['history'][key][49] for run in setting.runs]
-        assert accuracy(setting, test).tolist() == pytest.approx(expected)
+    for test in ('test', 'unseen'):
+        curves = [100 * np.array(run['history'][f'{test}_accuracy']) for run in setting.runs]
+        assert accuracy(setting, test).tolist() == pytest.approx([y[49] for y in curves])
+        assert accuracy(setting, test, window=10).tolist() == pytest.approx(
+            [y[40:50].mean() for y in curves])
+
+
+def test_a_run_that_diverged_has_no_accuracy(monkeypatch):
+    runs = [dict(run, seed=seed) for seed, run in enumerate(Setting('plain').runs[:2])]
+    runs.append({'seed': 99, 'history': {'test_accuracy': [0.5]}, 'diverged': 2})
+    monkeypatch.setattr(Setting, 'runs', runs)
+    for test in ('test', 'uci'):
+        assert np.isnan(accuracy(Setting('plain'), test)).tolist() == [False, False, True]
 
 
 def test_spikes_are_found_once_each_and_only_late():

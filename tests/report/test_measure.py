@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from Classifier import LSTMClassifier
-from load_data import UCI_PATH, load_data
+from load_data import load_data
 from ProxLSTM import ProxLSTMCell
 from report import measure
 from support.checkpoints import save_checkpoint
@@ -58,13 +58,12 @@ def test_a_cure_changes_what_it_names_and_nothing_else():
 
 
 def test_a_run_is_evaluated_as_saved_or_trained_from_its_base(tmp_path):
-    train_set, test_set = load_data(UCI_PATH)
     torch.manual_seed(0)
     model = LSTMClassifier()
     save_checkpoint(tmp_path / 'base.pt', {'arguments': {}, 'state_dict': model.state_dict()})
     run = Run('AdvLSTM', 1.0, seed=3, epochs=3)
-    saved = measure.evaluate(run, tmp_path / 'base.pt', test_set)
-    trained = measure.evaluate(run, tmp_path / 'base.pt', test_set, train_set)
+    saved = measure.evaluate(run, tmp_path / 'base.pt')
+    trained = measure.evaluate(run, tmp_path / 'base.pt', train=True)
     assert saved | {'accuracy': 0} == trained | {'accuracy': 0} == {
         'mode': 'AdvLSTM', 'variant': '', 'epsilon': 1.0, 'seed': 3, 'epochs': 3, 'accuracy': 0}
     assert saved['accuracy'] < trained['accuracy']

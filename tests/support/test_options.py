@@ -11,7 +11,7 @@ from support.sweep import Run
 
 @pytest.mark.parametrize('arguments', [
     ('--epochs', '0'), ('--seeds', 'two'), ('--adv-epsilon', '-1'), ('--prox-epsilon', 'nan'),
-    ('--prox-epsilon', '1e300'), ('--adv-lr', '1e300'), ('--device', 'abacus'),
+    ('--prox-epsilon', '1e300'), ('--stride', '9' * 20), ('--adv-lr', '1e300'), ('--device', 'abacus'), ('--device', 'hpu'),
     ('--batch-norm', 'everywhere'), ('--dropout', 'lstm_input=1.5'), ('--tune', 'plain'),
     ('--grid', '1'), ('--tune', 'adv', '--folds', '1'), ('--scheduler', 'tcp://127.0.0.1:1'),
     ('--backend', 'dask'), ('--dry-run', '--resume')])

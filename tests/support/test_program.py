@@ -25,6 +25,13 @@ def main(what):
     if what == 'interrupt':
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(9)
+    if what == 'interrupt a callback':
+        class Callback:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+        Callback()
+        time.sleep(9)
     if what == 'terminate':
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(9)
@@ -40,7 +47,7 @@ def run(what, **options):
 
 @pytest.mark.parametrize('what, status, message', [
     ('finish', 0, ''), ('refuse', 2, 'x.mat: bad More.\n'), ('interrupt', 130, '\nInterrupted.\n'),
-    ('terminate', 143, '\nInterrupted.\n')])
+    ('interrupt a callback', 130, '\nInterrupted.\n'), ('terminate', 143, '\nInterrupted.\n')])
 def test_a_program_ends_with_one_sentence_and_a_status(what, status, message):
     done = run(what)
     assert (done.returncode, done.stderr) == (status, message) and done.stdout == 'ε = 1\n'

@@ -76,18 +76,19 @@ def test_finished_runs_are_skipped_and_unfinished_ones_continue(make_sweep, tmp_
         train_all(make_sweep(interrupted))
     assert calls == [(0, 0), (1, 0), (2, 0), (0, 10), (1, 10)]
     note, = error.value.__notes__
-    assert '0 finished and 3 unfinished runs are saved in' in note and note.endswith(' --resume')
+    assert '3 runs are saved in' in note and note.endswith(' --resume')
     assert train_all(make_sweep(interrupted, '--resume')) == entries
     assert calls[5:] == [(0, 20), (1, 10), (2, 10), (1, 20), (2, 20)]
     assert train_all(make_sweep(interrupted, '--resume')) == entries and len(calls) == 10
     assert files(tmp_path / 'checkpoints') == whole
 
 
-def test_without_resume_checkpoints_are_moved_and_not_lost(make_sweep, tmp_path):
+def test_without_resume_checkpoints_are_moved_and_not_lost(make_sweep, tmp_path, capsys):
     train_all(make_sweep())
     folder = tmp_path / 'checkpoints'
     first = files(folder)
     train_all(make_sweep(count_epochs, '--clip-value', 0.5), RUNS[:1])
+    assert f'3 checkpoints of an earlier run are moved to {folder}' in capsys.readouterr().err
     second = files(folder)
     assert files(folder / 'previous') == first and set(second) == {'base_seed0.pt'}
     train_all(make_sweep(), RUNS[:1])
@@ -209,7 +210,7 @@ def test_no_more_processes_are_started_than_there_are_runs(make_sweep, monkeypat
         asked.append(n_jobs)
         return lambda calls: (function(*arguments, **named) for function, arguments, named in calls)
 
-    monkeypatch.setattr('support.sweep.joblib.Parallel', Parallel)
+    monkeypatch.setattr('support.parallel.joblib.Parallel', Parallel)
     train_all(make_sweep(count_epochs, '--jobs', 50), RUNS[:2])
     assert set(asked) == {1, 2} or set(asked) == {2}
 
@@ -260,7 +261,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_to_the_same_bits(sweep, 
         _, stderr = program.communicate()
         assert time.monotonic() - start < 5 and program.returncode == status
         line, = lines(stderr)
-        assert line.startswith('Interrupted. ') and f'saved in {checkpoints}. Resume with: python ' in line
+        assert line.startswith('Interrupted. ') and f'saved in {checkpoints}, up to their last checkpoint. Resume with: python ' in line
         assert workers and not any(map(is_running, workers))
 
     changed = run_program(arguments, tmp_path, '--resume', '--clip-value', '0.2')
@@ -294,7 +295,7 @@ def test_a_full_disk_ends_with_one_sentence_and_keeps_what_was_complete(sweep, t
                        resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)))
     line = lines(done.stderr)[-1]
     assert done.returncode == 2 and line.startswith(f'{missing}: could not be written (File too large)')
-    assert f'finished and 0 unfinished runs are saved in {missing.parent}. Resume with: python ' in line
+    assert f'11 runs are saved in {missing.parent}, up to' in line and 'Resume with: python ' in line
     assert files(tmp_path / 'checkpoints') == before
 
 

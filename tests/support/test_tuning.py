@@ -55,4 +55,4 @@ def test_tuning_table_names_the_best_mean_and_pairs_by_fold():
                for e, values in {0: (0.8, 0.9), 1: (0.85, 0.97), 2: (0.99, None)}.items() for fold, a in enumerate(values)]
     table, best = tuning_table(records[:2] + records[:1:-1])
     assert best == 1 and '| 1 (best) | 91.0 ± 8.5 | +6.00 ± 1.00 |' in table
-    assert '| 2 | 99.0, 1 of 2 diverged | +19.00 ± nan |' in table
+    assert '| 2 | 99.0, 1 of 2 diverged | +19.00 |' in table

@@ -80,13 +80,14 @@ def test_one_ascent_to_the_sphere_is_sam(base, settings):
 
 def test_an_infinite_inner_lr_is_the_limit_of_large_ones():
     perturbed = []
-    for inner_lr in (1e9, math.inf):
+    for inner_lr in (1e9, math.inf, 'inf'):  # JSON has no infinity
         model, seen = network(), []
         optimizer = AMP(model.parameters(), 0.1, epsilon=0.3, inner_lr=inner_lr)
         optimizer.step(closure_of(model, optimizer, *batch(0), seen))
         perturbed.append(seen[1])
-    for p, q in zip(*perturbed):
+    for p, q, same in zip(*perturbed):
         torch.testing.assert_close(p, q)
+        assert torch.equal(q, same)
 
 
 def test_algorithm_1_by_hand():
@@ -225,6 +226,8 @@ def test_a_copy_continues_like_the_original(copied):
     again, other = copied((model, optimizer))
     for m, o in ((model, optimizer), (again, other)):
         o.step(closure_of(m, o, *batch(1)))
+        assert o.state is o.base_optimizer.state
+        assert o.param_groups is o.base_optimizer.param_groups
     assert equal(model, again)
 
 

@@ -1,7 +1,6 @@
 """The experiment pairs what it compares, attacks what it says, and ends with one sentence."""
 
 import json
-import math
 import sys
 
 import numpy as np
@@ -56,7 +55,7 @@ def test_images_count_if_correct_before_and_after_the_attack(monkeypatch):
     monkeypatch.setattr(images, 'fit', lambda *_, **__: Constant())
     # This attack makes the misclassified ones correct.
     monkeypatch.setattr(experiment, 'pgd', lambda model, x, *_, **__: 1 - x)
-    record = experiment.train_on_images(('digits', None), 'plain', 0, 1, 1)
+    record = experiment.train_on_images(experiment.get_args([]), 'plain', 0)
     assert record['accuracy'] == 0.5 and record['attacked'] == 0
 
 
@@ -87,7 +86,7 @@ def test_held_out_images_are_not_in_training(monkeypatch):
     monkeypatch.setattr(images, 'load', lambda *_: data)
     held_out = np.arange(20) % 5 == 0
     monkeypatch.setattr(experiment, 'CANDIDATES', [{}])
-    found = experiment.validate_on_images(('digits', None), 1, 4, held_out, 0)
+    found = experiment.validate_on_images(experiment.get_args([]), 0, held_out)
     assert found == [[0, 1, 0, 1]]
 
 
@@ -99,7 +98,7 @@ def run(*arguments):
 def test_a_dry_run_writes_everything(tuned, tmp_path, monkeypatch, capsys):
     pytest.importorskip('sklearn')
     monkeypatch.setattr(experiment, 'CANDIDATES',
-                        [{'epsilon': 0.0}, {'epsilon': 0.1, 'inner_lr': math.inf}])
+                        [{'epsilon': 0.0}, {'epsilon': 0.1, 'inner_lr': 'inf'}])
     run('--dry-run', '--jobs', 1, '--output-dir', tmp_path, *['--tune'] * tuned)
     out, plots = capsys.readouterr().out, tmp_path / 'plots'
     records = json.loads((plots / ('tune_amp.json' if tuned else 'amp.json')).read_text())['runs']

@@ -22,8 +22,7 @@ def make_records(curves):
 
 
 def test_the_table_shows_what_each_attack_needs():
-    weak = {(bound, name): {1: [(0.9, 9, 0.1)] * 2}
-            for bound, group in experiment.ATTACKS.items() for name in group}
+    weak = {attack: {1: [(0.9, 9, 0.1)] * 2} for attack in experiment.ATTACKS}
     points = {0.1: [(0.8, 1, 1.0), (0.9, 3, 0.98)], 0.2: [(0.4, 2, 0.97), (0.58, 4, 0.95)],
               0.3: [(0.04, 5, 0.9), (0.02, 7, 0.8)]}
     table = experiment.images_table(make_records({
@@ -48,7 +47,7 @@ def test_images_count_if_correct_before_and_after(monkeypatch):
         x[0, 0, 0, 0] = x[1, 0, 0, 0] = 1  # of two zeros, the second misclassified to begin with
         return x
 
-    monkeypatch.setattr(experiment, 'ATTACKS', {'L2': {'PGD': attack}})
+    monkeypatch.setattr(experiment, 'ATTACKS', {('L2', 'PGD'): attack})
     monkeypatch.setattr(experiment, 'EPSILONS', {'digits': {'L2': (0.5,)}})
     clean, attacked = experiment.attack_images(data, model, 3, 4)
     assert clean['accuracy'] == 0.5 and clean['readable'] == 0.5 and clean['l2_change'] == 0

@@ -44,7 +44,7 @@ def test_both_inputs_give_the_logits_of_the_classifier():
     # It is not normalized again.
     assert not torch.allclose(classify(2 * z, lengths), classify(z, lengths))
     correct = sequences.still_correct(test, model, lambda model, x, labels, mask: x)
-    assert sequences.count(correct) == eval_model(model, test)[2].sum().item()
+    assert sum(len(y) for _, y, _ in correct) == eval_model(model, test)[2].sum().item()
 
 
 def test_the_attack_sees_which_steps_are_valid():
@@ -116,7 +116,7 @@ def test_the_masking_table_has_its_columns_in_order():
     records = [{'model': 'Adv', 'seed': seed, 'input': 'raw', 'attack': attack, 'epsilon': EPSILON,
                 'accuracy': value} for seed in (0, 1) for attack, value in columns.items()]
     row = '| Adv | 50.0 ± 0.0 | 40.0 ± 0.0 | 30.0 ± 0.0 | 70.0 ± 0.0 |'
-    assert row in sequences.masking_table(records)
+    assert row in sequences.accuracy_table(records, 'raw', sequences.MASKING)
 
 
 def test_differences_are_paired_with_the_right_control():
@@ -132,15 +132,16 @@ def test_differences_are_paired_with_the_right_control():
     assert '| AMP minus Prox control | raw | +3.0 ± 2.8 |' in table
     assert '| best recipe minus base | raw | +14.0 ± 7.1 | +14.0 ± 7.1 | +14.0 ± 7.1 |' in table
     row = '| best recipe | 99.0 ± 0.0 | 99.0 ± 0.0 | 99.0 ± 0.0 |'
-    assert row in sequences.sequences_table(records, 'raw')
+    assert row in sequences.accuracy_table(records, 'raw')
 
 
 def test_dry_run(tmp_path, capsys):
     sequences.main(sequences.get_args(['--dry-run', '--jobs', '1', '--output-dir', str(tmp_path)]))
     out = capsys.readouterr().out
     records = json.loads((tmp_path / 'plots' / 'attacks_sequences.json').read_text())['runs']
-    assert sequences.masking_table(records) in out and sequences.differences_table(records) in out
-    assert all(sequences.sequences_table(records, attacked) in out for attacked in sequences.INPUTS)
+    assert sequences.accuracy_table(records, 'raw', sequences.MASKING) in out
+    assert sequences.differences_table(records) in out
+    assert all(sequences.accuracy_table(records, attacked) in out for attacked in sequences.INPUTS)
     assert {r['model'] for r in records} == {*sequences.MODELS, *sequences.CONTROLS}
     assert {*sequences.STYLES} == {*sequences.MODELS, *sequences.CONTROLS}
     assert (tmp_path / 'plots' / 'attacks_sequences.png').exists()

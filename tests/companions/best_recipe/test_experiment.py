@@ -51,7 +51,7 @@ def test_held_out_sequences_are_not_in_training(monkeypatch):
 
     def fake_fit(sequences, labels, *_):
         seen.append({x.tobytes() for x in sequences})
-        return None, {x.tobytes() for x in sequences}
+        return {x.tobytes() for x in sequences}
 
     def fake_probabilities(known, sequences, *_):
         assert not known & {x.tobytes() for x in sequences}

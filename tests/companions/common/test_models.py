@@ -1,7 +1,6 @@
 """Models are loaded where they fit and trained again where something they depend on has changed."""
 
 import argparse
-import math
 
 import pytest
 import torch
@@ -34,8 +33,8 @@ def test_plain_training_is_that_of_proxlstms_control(data):
         train_model(model, train[:3], optimizer, 'ProxLSTM', 0.0)
     assert all(torch.equal(found['state_dict'][key], x) for key, x in model.state_dict().items())
     assert len(found['history']) == 2
-    other = models.train_sequence_classifier(base, {'epsilon': 0.5, 'inner_lr': math.inf}, 3,
-                                             train[:3], 2)
+    other = models.train_sequence_classifier(base, {'epsilon': 0.5, 'inner_lr': 'inf'}, 3,
+                                             train[:3], 2, train[:1])
     assert not torch.equal(other['state_dict']['conv.weight'], model.conv.weight)
 
 
@@ -54,7 +53,7 @@ def test_only_the_gradient_that_updates_the_weights_is_clipped(data, monkeypatch
     for p in model.parameters():
         p.data *= 5
     base = {'arguments': {}, 'state_dict': model.state_dict()}
-    models.train_sequence_classifier(base, {'epsilon': 0.1}, 0, data[0][:2], 1)
+    models.train_sequence_classifier(base, {'epsilon': 0.1}, 0, data[0][:2], 1, data[1][:1])
     assert max(seen) > 0.1
 
 
@@ -92,6 +91,7 @@ def test_training_pys_checkpoints_are_used_if_they_fit(args):
     state = LSTMClassifier().state_dict()
 
     def used(config=None, **run):
+        (args.output_dir / 'checkpoints' / 'companions' / 'base_seed0.pt').unlink()
         save_checkpoint(args.output_dir / 'checkpoints' / 'base_seed0.pt', {
             **saved, 'state_dict': state, 'run': {**saved['run'], **run},
             'config': {**saved['config'], **(config or {})}})
@@ -105,7 +105,7 @@ def test_training_pys_checkpoints_are_used_if_they_fit(args):
     assert not used(history={'train_loss': []})
 
 
-def test_training_pys_own_configuration_is_the_expected_one(args, tmp_path):
+def test_training_pys_own_configuration_is_the_expected_one(args, tmp_path, monkeypatch):
     """What training.py saves is what assignment_models looks for."""
     import training
     from support.sweep import Run, Sweep
@@ -115,8 +115,8 @@ def test_training_pys_own_configuration_is_the_expected_one(args, tmp_path):
     base = Run('plain', epochs=1)
     with Sweep(training.train, lambda run: (train, test, unseen), own) as sweep:
         sweep.train([base, Run('ProxLSTM', epochs=1, start=base)])
+    monkeypatch.setattr(models, 'train', lambda *_: pytest.fail('a model was trained again'))
     models.assignment_models(args, ('Prox control',), epochs=1)
-    assert not (tmp_path / 'checkpoints' / 'companions').exists()
 
 
 def test_a_diverged_model_is_one_sentence(args, monkeypatch):

@@ -1,6 +1,8 @@
 """r is each text's own, the loss F(e) + F(e + r) holds r constant; what the mistakes break."""
 
+import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from companions.embeddings.adversarial import adversarial_loss, perturbation, random_loss
-from companions.embeddings.models import NormalizedEmbedding, TextLSTM, normalize
+from companions.embeddings.adversarial import adversarial_loss, perturbation
+from companions.embeddings.models import NormalizedEmbedding, TextLSTM
+from tests.helpers import ROOT
 from training import normalize_per_sequence
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -163,12 +166,14 @@ def test_random_perturbations_have_the_same_norm():
         return e
 
     e, generator = torch.ones(3, 5, 4), torch.Generator().manual_seed(0)
-    total, loss = random_loss(forward, e, MASK, torch.sum, 0.7, generator)
-    r = seen[1] - seen[0]
+    total, loss = adversarial_loss(forward, e, MASK, torch.sum, 0.7, generator)
+    r = (seen[1] - seen[0]).detach()
     torch.testing.assert_close(r.norm(dim=(1, 2)), torch.full((3,), 0.7))
     assert (r[~MASK] == 0).all() and loss == 60
     assert total.item() == pytest.approx(120 + r.sum().item(), abs=1e-4)
-    assert random_loss(forward, e, MASK, torch.sum, 0, None) == (60, 60)
+    state = generator.get_state()
+    assert adversarial_loss(forward, e, MASK, torch.sum, 0, generator) == (60, 60)
+    assert torch.equal(state, generator.get_state())
 
 
 # --------------------------------------------------------------------------------------- models
@@ -177,11 +182,15 @@ def test_the_table_is_normalized_by_word_frequency():
     generator = torch.Generator().manual_seed(0)
     table = 3 + 5 * torch.randn(6, 3, generator=generator, dtype=torch.float64)
     counts = torch.tensor([0, 1, 5, 2, 2, 1], dtype=torch.float64)
-    found = normalize(table, counts)
+
+    def normalize(table):
+        return NormalizedEmbedding(table, counts)(torch.arange(6)).detach()
+
+    found = normalize(table)
     occurring = found.repeat_interleave(counts.long(), 0)
     torch.testing.assert_close(occurring.mean(0), torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(occurring.var(0, correction=0), torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(found, normalize(100 * table + 7, counts))  # scale has no effect
+    torch.testing.assert_close(found, normalize(100 * table + 7))  # scale has no effect
 
 
 class SpanLSTM(nn.Module):
@@ -246,6 +255,20 @@ def test_two_heads_learn_a_span_by_the_sum_of_their_losses():
 
 # --------------------------------------------------------------------------------- the mistakes
 
+def test_the_page_lists_every_mistake_with_code_of_its_test():
+    page = (ROOT / 'companions' / 'embeddings' / 'page.md').read_text(encoding='utf-8')
+    listed = re.findall(r'^(\d)\. `([^`]+)`', page, flags=re.MULTILINE)
+    tests = {name.split('_')[2]: test for name, test in globals().items()
+             if name.startswith('test_mistake_')}
+    shared = {'1': 'embedding.weight.grad', '2': 'F.normalize(', '3': 'embedding.weight.data = ',
+              '4': 'loss.backward(retain_graph=True)', '5': 'loss.detach() + ',
+              '6': 'create_graph=True', '7': '.detach()', '8': 'embedding.training = False',
+              '9': 'padding_idx='}
+    assert [*dict(listed)] == sorted(tests) == [*shared] and len(listed) == 9
+    for number, code in listed:
+        assert shared[number] in code and shared[number] in inspect.getsource(tests[number])
+
+
 def table_gradient(model, tokens=TOKENS):
     forward, loss_of = parts(model)
     g, = torch.autograd.grad(loss_of(forward(model.embed(tokens))), model.embedding.weight)
@@ -254,10 +277,12 @@ def table_gradient(model, tokens=TOKENS):
 
 def test_mistake_1_the_gradient_of_the_table_sums_over_the_occurrences_of_a_word():
     model = classifier()
-    r, changed = table_gradient(model), table_gradient(model, with_another_second_text())
+    changed = table_gradient(model, with_another_second_text())
     forward, loss_of = parts(model)
     embedded = model.embed(TOKENS)
-    g, = torch.autograd.grad(loss_of(forward(embedded)), embedded)
+    embedded.retain_grad()
+    loss_of(forward(embedded)).backward()
+    g, r = embedded.grad, model.embedding.weight.grad
     torch.testing.assert_close(r[2], g[TOKENS == 2].sum(0))  # in two texts, twice in one of them
     assert not torch.allclose(r[TOKENS[0]], changed[TOKENS[0]], rtol=0.1)
 

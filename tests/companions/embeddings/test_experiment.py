@@ -131,7 +131,7 @@ def test_two_dry_runs_give_the_same(tmp_path, capsys):
         assert (folder / 'plots' / 'embeddings.png').read_bytes()[:4] == b'\x89PNG'
     out = capsys.readouterr().out
     assert 'texts.tsv: 60 training and 30 test texts of 3 classes (class0, class1, class2)' in out
-    assert experiment.comparison_table(results[1]) in out
+    assert experiment.results_table(results[1]) in out
     assert [(r['vectors'], r['method']) for r in results[0]] == [
         (vectors, method) for vectors in experiment.VECTORS for method in experiment.METHODS]
     assert list(map(without_times, results[0])) == list(map(without_times, results[1]))
@@ -143,7 +143,8 @@ def test_a_dry_run_of_tuning(tmp_path, capsys):
     runs = json.loads((tmp_path / 'plots' / 'tune_embeddings.json').read_text())['runs']
     assert [(r['epsilon'], r['seed']) for r in runs] == [
         (epsilon, fold) for epsilon in experiment.EPSILONS for fold in (0, 1)]
-    assert experiment.tuning_table(runs) in capsys.readouterr().out
+    table = experiment.results_table(runs)
+    assert table in capsys.readouterr().out and table.count('\n') == 1 + len(experiment.EPSILONS)
 
 
 def test_the_table_pairs_by_seed():
@@ -151,7 +152,7 @@ def test_the_table_pairs_by_seed():
              'accuracy': [base + gain] + [0.1] * (len(experiment.NORMS) - 1)}
             for method, gain in zip(experiment.METHODS, (0, 0.01, 0.02))
             for seed, base in enumerate((0.5, 0.7))]
-    *_, plain, noise, adversarial = experiment.comparison_table(runs).splitlines()
+    *_, plain, noise, adversarial = experiment.results_table(runs).splitlines()
     assert '| 60.0 ± 14.1 |  |' in plain and '| +1.0 ± 0.0 |' in noise
     assert '| adversarial | 3 | 62.0 ± 14.1 | +2.0 ± 0.0 |' in adversarial
 

@@ -68,7 +68,7 @@ def test_real_images_are_the_reference(evaluator):
     assert training['test_distance'] == pytest.approx(1) and test['test_distance'] is None
     assert evaluator.accuracy == 1
     assert all(metrics['total_variation'] < 0.2 for metrics in evaluator.real.values())
-    assert set(experiment.COLUMNS) == set(test) == set(training)
+    assert set(experiment.COLUMNS) == {'discriminator_loss', *test} and set(test) == set(training)
     random = torch.Generator().manual_seed(0)
     noise = {key: torch.rand(getattr(evaluator.data, key).shape, generator=random)
              for key in ('train', 'test')}
@@ -148,6 +148,8 @@ def test_won_and_collapsed_follow_the_stated_criteria(evaluator, monkeypatch):
         monkeypatch.setattr(Evaluator, '__call__', lambda *_: {'total_variation': total_variation})
         settings = SETTINGS | {'epochs': 90, 'batch_size': 40}
         record, _ = experiment.run(evaluator, 'minimax', 0.5, 0, **settings)
+        epochs = [e['epoch'] for e in record['evaluations']]
+        assert len(epochs) == 7 and epochs[0] == 1 and epochs[-1] == 90
         return record['won'], record['collapsed']
 
     assert run([2.0] * 81 + [0.09] * 9, 0.5) == (True, True)  # the last nine epochs of ninety
@@ -159,14 +161,8 @@ def test_a_loss_that_is_not_finite_is_named(evaluator):
         experiment.run(evaluator, 'minimax', 0.5, 0, **SETTINGS | {'lr': 1e38})
 
 
-def test_evaluation_epochs():
-    assert experiment.evaluation_epochs(1) == [1] and experiment.evaluation_epochs(2) == [1, 2]
-    epochs = experiment.evaluation_epochs(80)
-    assert len(epochs) == 7 and epochs[0] == 1 and epochs[-1] == 80
-
-
 def test_the_table_pairs_by_seed():
-    names = experiment.COLUMNS
+    names = [*experiment.COLUMNS][1:]  # the first is the discriminator's loss
 
     def record(beta1, seed, value, collapsed):
         return {'loss': 'minimax', 'beta1': beta1, 'seed': seed, 'won': collapsed,
@@ -181,13 +177,6 @@ def test_the_table_pairs_by_seed():
     assert lines[3].count('3.50 ± 0.71') == 8 and lines[3].endswith('1 of 2 | 1 of 2 |')
     assert lines[4].count('+2.00 ± 0.00') == 8 and lines[5].count('0.25') == 6
     assert {line.count('|') for line in lines} == {13}
-
-
-def test_resized_images_keep_their_range_and_content():
-    data = experiment.resize(bars(), 9)
-    assert data.train.shape == (40, 1, 9, 9) and data.test.shape == (12, 1, 9, 9)
-    assert 0 <= data.train.min() and data.train.max() <= 1
-    torch.testing.assert_close(data.train[:, :, 1::3, 1::3], bars().train)
 
 
 # ---------------------------------------------------------------------------------- the program
@@ -207,22 +196,26 @@ def test_a_dry_run_writes_every_file(tmp_path, capsys):
     assert content['data'] == 'digits' and content['pixels'] == 64 and content['widths'] == [8, 16]
     assert experiment.metrics_table(records, content['real']) in capsys.readouterr().out
     assert {p.name for p in (tmp_path / 'plots').iterdir()} == {
-        'gan.json', 'gan_samples.png', 'gan_curves.png', 'gan_metrics.png'}
+        'gan.json', 'gan_samples.png', 'gan_curves.png'}
 
 
-def test_the_evaluator_does_not_depend_on_the_number_of_cores(tmp_path, monkeypatch):
-    threads = []
+def test_the_evaluator_runs_on_one_thread_and_sees_resized_images(tmp_path, monkeypatch):
+    seen = []
 
-    def record_threads(*_):
-        threads.append(torch.get_num_threads())
+    def record(data, *_):
+        seen.append((data, torch.get_num_threads()))
         raise ValueError('enough')
 
-    write_mnist(tmp_path)
-    monkeypatch.setattr(experiment, 'Evaluator', record_threads)
+    monkeypatch.setattr(experiment, 'Evaluator', record)
+    monkeypatch.setattr(images, 'mnist', lambda folder: bars())
     torch.set_num_threads(2)
     with pytest.raises(ValueError, match='enough'):
-        run_experiment(tmp_path, '--mnist', tmp_path)
-    assert threads == [1] and torch.get_num_threads() == 2
+        run_experiment(tmp_path, '--mnist', tmp_path, '--side', 9)
+    (data, threads), = seen
+    assert threads == 1 and torch.get_num_threads() == 2
+    assert data.train.shape == (40, 1, 9, 9) and data.test.shape == (12, 1, 9, 9)
+    assert 0 <= data.train.min() and data.train.max() <= 1
+    torch.testing.assert_close(data.train[:, :, 1::3, 1::3], bars().train)
 
 
 def test_the_program_on_mnist_files(tmp_path, monkeypatch):
@@ -232,6 +225,13 @@ def test_the_program_on_mnist_files(tmp_path, monkeypatch):
                              '--loss', 'minimax')
     assert content['data'] == 'MNIST' and content['pixels'] == 36
     assert [(r['loss'], r['beta1']) for r in content['runs']] == [('minimax', 0)]
+
+
+def test_a_beta1_of_one_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        experiment.get_args(['--beta1', '0.5', '1'])
+    assert end.value.code == 2 and 'argument --beta1: expected values below 1' in (
+        capsys.readouterr().err)
 
 
 def test_defaults_are_those_of_the_assignment():

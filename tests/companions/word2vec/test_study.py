@@ -34,7 +34,7 @@ def test_what_is_chosen_on_some_pairs_is_reported_on_others(monkeypatch):
     monkeypatch.setattr(vectors, 'evaluate_forms', look)
     monkeypatch.setattr(vectors, 'analogy_accuracy', look)
     study.measure(text, 'skip-gram', 0, {**LITTLE, 'epochs': 1})
-    study.measure_rate(text, 'CBOW', 0, {**LITTLE, 'epochs': 1})
+    study.measure(text, 'CBOW', 0, {**LITTLE, 'epochs': 1}, tuning=True)
     assert seen[0] == reported and seen[1] <= plurals and seen[2] == chosen and seen[3] <= chosen
     words = 'value function array number list'.split()
     text, seen[:] = fast.text_of([words + stems, [f'{word}s' for word in words]], 1), []
@@ -72,7 +72,7 @@ def test_a_dry_run_writes_every_file(tmp_path, capsys):
 def test_the_same_sentences_from_other_sources_without_gensim_give_the_same(
         tmp_path, monkeypatch, capsys):
     """The same sentences as a text file and as the Treebank, so the same numbers."""
-    monkeypatch.setattr(study, 'has_gensim', lambda: False)
+    monkeypatch.setattr(fast, 'HAS_GENSIM', False)
     monkeypatch.setattr(figures, 'save_figure', lambda *_: None)  # the other test draws them
     letters = str.maketrans('0123456789', 'abcdefghij')
     lines = [' '.join(sentence).translate(letters) for sentence in sentences(120)]
@@ -93,7 +93,7 @@ def test_the_same_sentences_from_other_sources_without_gensim_give_the_same(
 
 def test_unusual_corpora_and_options(tmp_path, monkeypatch, capsys):
     """Short words only; nothing but words of pairs; a window far beyond every sentence."""
-    monkeypatch.setattr(study, 'has_gensim', lambda: False)
+    monkeypatch.setattr(fast, 'HAS_GENSIM', False)
     for name, text in (('short', 'The cat sat on a mat. ' * 20),
                        ('pairs', 'Value values array arrays list lists file files. ' * 20)):
         (tmp_path / f'{name}.txt').write_text(text)
@@ -104,7 +104,7 @@ def test_unusual_corpora_and_options(tmp_path, monkeypatch, capsys):
 
 
 def test_tuning_counts_the_runs_that_diverge(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, 'has_gensim', lambda: False)
+    monkeypatch.setattr(fast, 'HAS_GENSIM', False)
     monkeypatch.setattr(study, 'RATES', (0.05, 1e40))
     (tmp_path / 'book.txt').write_text('A cat and cats sat. ' * 200 + 'A dog and dogs ran. ' * 200)
     program('--tune', '--dry-run', '--jobs', 1, '--text', tmp_path / 'book.txt', '--output-dir',
@@ -149,7 +149,7 @@ def test_bad_input_is_one_sentence(content, arguments, words, tmp_path, monkeypa
 
 
 def test_a_seed_that_diverges_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, 'has_gensim', lambda: False)
+    monkeypatch.setattr(fast, 'HAS_GENSIM', False)
     corpus = [['cat', 'cats', 'dog', 'dogs', 'the']] * 100
     text = fast.text_of(corpus)
     settings = {**LITTLE, 'epochs': 1}
@@ -162,6 +162,6 @@ def test_a_seed_that_diverges_is_counted(tmp_path, monkeypatch):
     def diverge(*_, **__):
         raise fast.Diverged
 
-    monkeypatch.setattr(study, 'train', diverge)
+    monkeypatch.setattr(fast, 'train', diverge)
     with pytest.raises(fast.Diverged, match='every seed diverged, expected a smaller --lear'):
         program('--dry-run', '--jobs', 1, '--text', tmp_path / 'book.txt', '--output-dir', tmp_path)

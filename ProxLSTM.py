@@ -9,12 +9,12 @@ previous h and c. The proximal layer keeps h and replaces s by (3)
 
     c = argmin_c ½‖c − s‖² + ε/2 ‖Gᵀc‖² = (I + ε G Gᵀ)⁻¹ s,      G = ∂s/∂v  (H×D, one per sample),
 
-where ε = δ²/λ weighs the squared radius δ² of v's perturbation against staying close to s. The next
+where ε = δ²/λ: δ bounds the perturbation of v, λ penalizes the distance from s. The next
 step starts from (h, c). With ε = 0 this is the ordinary LSTM.
 
 Backward, for an incoming ∂L/∂c and with M = I + ε G Gᵀ, a = M⁻¹ ∂L/∂c:
 
-    ∂L/∂s = a  (12),      ∂L/∂G = −ε (a cᵀ + c aᵀ) G  (21), which is derived for ε = 1 and lacks ε.
+    ∂L/∂s = a  (12),      ∂L/∂G = −ε (a cᵀ + c aᵀ) G  (21). The assignment sets ε = 1 there.
 
 G itself depends on v, on the previous h and c, and on the weights, so that a second-order term
 reaches all of them: the gradient of ⟨∂L/∂G, G⟩ with ∂L/∂G held constant. For h and c it is (6) in
@@ -47,11 +47,11 @@ class ProximalStep(torch.autograd.Function):
             h_next, s = torch.lstm_cell(v, (h, c), *weights)
             identity = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
             basis = identity[:, None].expand(-1, len(s), -1)
-            G, = torch.autograd.grad(s, v, basis, is_grads_batched=True)
-        G = G.transpose(0, 1)
+            G, = torch.autograd.grad(s, v, basis, is_grads_batched=True)  # (2), one row per unit
+        G = G.transpose(0, 1)  # [B, H, D]
         M = identity + epsilon * G @ G.mT
         factor = torch.linalg.cholesky(M)
-        c_next = torch.cholesky_solve(s.detach().unsqueeze(2), factor).squeeze(2)
+        c_next = torch.cholesky_solve(s.detach().unsqueeze(2), factor).squeeze(2)  # (3)
         ctx.epsilon = epsilon
         ctx.save_for_backward(factor, c_next, v, h, c, *weights)
         return h_next.detach(), c_next
@@ -60,14 +60,15 @@ class ProximalStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_h, grad_c):
         factor, c_next, *inputs = ctx.saved_tensors
-        a = torch.cholesky_solve(grad_c.unsqueeze(2), factor).squeeze(2)
+        a = torch.cholesky_solve(grad_c.unsqueeze(2), factor).squeeze(2)  # (12), ∂L/∂s
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in inputs]
             v, h, c, *weights = inputs
             h_next, s = torch.lstm_cell(v, (h, c), *weights)
-            Ga, = torch.autograd.grad(s, v, a, create_graph=True)
-            Gc, = torch.autograd.grad(s, v, c_next, create_graph=True)
-            # Its gradient is (4), (5) and (7); grad_h, a and c_next are constants in it.
+            Ga, = torch.autograd.grad(s, v, a, create_graph=True)  # Gᵀa
+            Gc, = torch.autograd.grad(s, v, c_next, create_graph=True)  # Gᵀc
+            # Its gradient is (4), (5) and (7), with grad_h, a and c_next constant. The last term
+            # is ⟨∂L/∂G, G⟩ of (6), (8) and (21).
             scalar = (h_next * grad_h).sum() + (s * a).sum() - ctx.epsilon * (Ga * Gc).sum()
         return None, *torch.autograd.grad(scalar, inputs)
 
@@ -75,7 +76,7 @@ class ProximalStep(torch.autograd.Function):
 class ProxLSTMCell(nn.LSTMCell):
     """`nn.LSTMCell` with the proximal map on its cell state: `(input, (h, c)) -> (h', c')`.
 
-    Readable rather than fast: it forms G and factorises an H×H matrix per sample. `epsilon` ≥ 0
+    Readable rather than fast: it forms G and factorizes an H×H matrix per sample. `epsilon` ≥ 0
     weighs the proximal term; 0 is exactly `nn.LSTMCell`. Shapes and parameter names are those of
     `nn.LSTMCell`, so state dicts are exchangeable: input [B, D] or [D], states [B, H] or [H], zero
     where `hx` is absent; float32 or float64. Gradients reach the input, both states and all
@@ -106,7 +107,7 @@ class ProxLSTMCell(nn.LSTMCell):
 def check_epsilon(epsilon):
     """Return `epsilon`, a number or 0-d tensor, as a float; ValueError unless finite and ≥ 0."""
     if torch.is_tensor(epsilon) and epsilon.requires_grad:
-        raise ValueError('epsilon requires a gradient, but no gradient with respect to it is computed')
+        raise ValueError('epsilon requires a gradient, but no gradient for it is computed')
     try:
         value = float(epsilon)
     except (TypeError, ValueError, RuntimeError):
@@ -174,9 +175,10 @@ class ProxLSTM(nn.LSTM):
     def run(self, input, hx, epsilon):
         """Compute every step's h and c, [T, B, H], for input [T, B, D]."""
         T, B, _ = input.shape
-        if T == 0 or input.dtype not in ConjugateGradients.TOLERANCE:
-            raise ValueError(f'input has {T} steps of {input.dtype}, '
-                             f'expected at least one of float32 or float64')
+        if T == 0:
+            raise ValueError('input has no steps, expected at least one')
+        if input.dtype not in ConjugateGradients.TOLERANCE:
+            raise ValueError(f'input is {input.dtype}, expected float32 or float64')
         expected = (1, B, self.hidden_size), input.dtype, input.device
         hx = hx or 2 * (input.new_zeros(expected[0]),)
         for name, state in zip(('h_0', 'c_0'), hx):
@@ -313,7 +315,7 @@ def backward_step(solver, grad_h, grad_c, cell, scale, c, WGc, a, Ga, grad_z):
     c is [B, 1, H], WGc [B, 3, H], and grad_z five views: of the gates i, f, g, and of i, f, g, o.
     """
     solver.solve(cell.alpha, scale, grad_c, out=(a, Ga, solver.WGx))
-    WGa = solver.WGx.view_as(WGc)
+    WGa = solver.WGx_gates
     beta = torch.mul(a[:, None], WGc).addcmul_(c, WGa)
     beta_i, beta_f, beta_g = beta.unbind(1)
     grad_s = torch.addcmul(a, grad_h, cell.dh_ds)
@@ -396,7 +398,7 @@ class ConjugateGradients:
         self.Mp_flat, self.p_flat, self.r_flat, self.z_flat = (
             x.view(-1) for x in (self.Mp, self.p, self.r, self.z))
         self.p_row, self.alpha_p_flat = self.p[:, None], self.alpha_p.flatten(1)
-        self.WGp_gates = self.WGp.chunk(3, 1)
+        self.WGp_gates, self.WGx_gates = self.WGp.chunk(3, 1), self.WGx.unflatten(1, (3, H))
 
     def scale(self, alpha_g):
         """Return the diagonal of E for alpha_g [..., H]."""

@@ -15,7 +15,6 @@ for each of the T·B·(H + D) that a sequence has.
 import argparse
 import math
 import platform
-import re
 import statistics
 import time
 from pathlib import Path
@@ -32,48 +31,6 @@ from support.program import run_program
 
 SIZES = [(64, 50, 14), (64, 512, 14), (512, 512, 14), (64, 50, 200)]
 BATCH = 27
-
-
-class LoopOverUnits(ProxLSTMCell):
-    """`ProxLSTMCell` as the assignment's formulas read: G, (6) and (8) one unit after the other."""
-
-    def forward(self, input, hx=None):
-        h, c = hx or 2 * (input.new_zeros(len(input), self.hidden_size),)
-        return UnitByUnit.apply(self.epsilon, input, h, c, *self.parameters())
-
-
-class UnitByUnit(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, epsilon, *inputs):
-        with torch.enable_grad():
-            v, h, c, *weights = [x.detach().requires_grad_() for x in inputs]
-            h_next, s = torch.lstm_cell(v, (h, c), *weights)
-            G = torch.stack([torch.autograd.grad(s[:, k].sum(), v, retain_graph=True)[0]
-                             for k in range(s.shape[1])], 1)
-        M = torch.eye(s.shape[1], dtype=s.dtype, device=s.device) + epsilon * G @ G.mT
-        c_next = torch.linalg.solve(M, s.detach())
-        ctx.epsilon = epsilon
-        ctx.save_for_backward(M, G, c_next, *inputs)
-        return h_next.detach(), c_next
-
-    @staticmethod
-    def backward(ctx, grad_h, grad_c):
-        M, G, c_next, *inputs = ctx.saved_tensors
-        a = torch.linalg.solve(M, grad_c)
-        ac = a[:, :, None] * c_next[:, None]
-        grad_G = -ctx.epsilon * (ac + ac.mT) @ G
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in inputs]
-            v, h, c, *weights = inputs
-            h_next, s = torch.lstm_cell(v, (h, c), *weights)
-            first_order = (h_next * grad_h).sum() + (s * a).sum()
-            grads = torch.autograd.grad(first_order, inputs, retain_graph=True)
-            for k in range(s.shape[1]):
-                row, = torch.autograd.grad(s[:, k].sum(), v, create_graph=True)
-                more = torch.autograd.grad((row * grad_G[:, k]).sum(), inputs, retain_graph=True,
-                                           allow_unused=True, materialize_grads=True)
-                grads = [x + y for x, y in zip(grads, more)]
-        return None, *grads
 
 
 def loop(cell, input):
@@ -159,10 +116,8 @@ def measure(D, H, T, epsilon, device, repetitions, cells=True):
     layer = ProxLSTM(D, H, epsilon=epsilon)
     modules = {'ProxLSTM': (layer, repetitions)}
     if cells:
-        cell, by_unit = ProxLSTMCell(D, H, epsilon=epsilon), LoopOverUnits(D, H, epsilon=epsilon)
+        cell = ProxLSTMCell(D, H, epsilon=epsilon)
         modules['ProxLSTMCell'] = cell, repetitions if H * T < 1000 else 2
-        if H * T < 1000:
-            modules['loop over units'] = by_unit, 2
     for module, _ in modules.values():
         for own, parameter in zip(module.to(device).parameters(), lstm.parameters()):
             own.data.copy_(parameter.data)
@@ -212,12 +167,6 @@ def size(text):
     return D, H, T
 
 
-def processor():
-    cpuinfo = Path('/proc/cpuinfo')
-    names = re.findall('model name.*: (.*)', cpuinfo.read_text() if cpuinfo.exists() else '')
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def get_args(argv=None):
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--sizes', type=size, nargs='+', default=SIZES, metavar='D,H,T')
@@ -232,7 +181,8 @@ def get_args(argv=None):
 def main(args):
     torch.set_num_threads(1)
     cuda = args.device.startswith('cuda')
-    print(f'{torch.cuda.get_device_name(args.device) if cuda else processor()}, 1 thread, torch '
+    machine = torch.cuda.get_device_name(args.device) if cuda else platform.machine()
+    print(f'{machine}, 1 thread, torch '
           f'{torch.__version__}, Python {platform.python_version()}; '
           f'B = {BATCH}, ε = {args.epsilon:g}, {args.repetitions} repetitions\n')
     print('| D, H, T | layer | median | min – max | gradient error | kept |\n'

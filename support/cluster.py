@@ -47,7 +47,7 @@ def cluster_workers(scheduler):
             raise ValueError(f'--scheduler {scheduler}: it has no workers; start some with: '
                              f'dask worker {scheduler}') from None
         upload_modules(client)
-        versions = set(client.run(torch_version).values()) - {torch.__version__}
+        versions = set(client.run(lambda: torch.__version__).values()) - {torch.__version__}
         if versions:
             raise ValueError(f'--scheduler {scheduler}: a worker has torch {", ".join(versions)}, '
                              f'expected {torch.__version__} as here, for the same numbers')
@@ -66,7 +66,3 @@ def upload_modules(client):
             for path in (*ROOT.glob('*.py'), *ROOT.glob('support/*.py')):
                 file.write(path, path.relative_to(ROOT))
         client.upload_file(str(archive))
-
-
-def torch_version():
-    return torch.__version__

@@ -19,8 +19,6 @@ def save_figure(path, figure):
     write(path, buffer.getvalue())
 
 
-# ----------------------------------------------------------------------- accuracy against epoch
-
 def plot_runs(folder, runs, chosen):
     """Draw the assignment's plots from entries of results.json; `chosen` is {mode: epsilon}.
 
@@ -118,8 +116,6 @@ def label_ends(ax, ends, distance):
         ax.annotate(f'{value:.1f}', (epoch, height), (4, 0), textcoords='offset points', fontsize=9,
                     color=color, va='center')
 
-
-# --------------------------------------------------------------------------------- other output
 
 def plot_tuning(path, mode, records):
     """Draw held-out accuracy against epsilon, mean ± standard error over folds."""

@@ -25,8 +25,6 @@ PREFIX = {'plain': 'base', 'AdvLSTM': 'adv', 'ProxLSTM': 'prox'}  # of options a
 MODES = {prefix: mode for mode, prefix in PREFIX.items()}
 
 
-# ------------------------------------------------------------------------------- argument types
-
 def number_type(kind, low, high, expected):
     """Return an argument type: numbers of `kind` from `low` to `high`; say what was `expected`."""
     def convert(text):
@@ -39,6 +37,7 @@ def number_type(kind, low, high, expected):
 
 
 positive_int = number_type(int, 1, 2**31 - 1, 'a whole number above 0')
+fold_count = number_type(int, 2, 2**31 - 1, 'a whole number above 1')
 # Beyond 1e30, float32 overflows in Adam.
 non_negative = number_type(float, 0, 1e30, 'a number from 0 to 1e30')
 positive = number_type(float, 1e-300, 1e30, 'a number above 0, up to 1e30')
@@ -60,8 +59,6 @@ def device_name(text):
         raise argparse.ArgumentTypeError(f'{text!r} is not a usable device here') from error
     return text
 
-
-# ------------------------------------------------------------------------- shared by all programs
 
 def add_run_arguments(parser, seeds=3, jobs=joblib.cpu_count()):
     """Add --seeds, --jobs, --output-dir and --dry-run."""
@@ -90,8 +87,6 @@ def finish_args(args, name):
             raise OSError(f'--output-dir: the folder {folder} cannot be created '
                           f'({error.strerror})') from error
 
-
-# --------------------------------------------------------------------------------- training.py
 
 def get_args(argv=None):
     """Parse training.py's command line."""
@@ -145,7 +140,7 @@ def get_args(argv=None):
     group.add_argument('--grid', type=non_negative, nargs='+', metavar='EPSILON',
                        default=argparse.SUPPRESS, help='epsilons to compare with 0 (default: '
                        f'{TUNING_GRID["AdvLSTM"]} or {TUNING_GRID["ProxLSTM"]})')
-    group.add_argument('--folds', type=positive_int, default=5, help='of cross-validation')
+    group.add_argument('--folds', type=fold_count, default=5, help='of cross-validation')
     group.add_argument('--repeats', type=positive_int, default=3, help='of cross-validation')
 
     args = parser.parse_args(argv)
@@ -155,8 +150,6 @@ def get_args(argv=None):
         args.grid = sorted({0.0, *map(float, getattr(args, 'grid', TUNING_GRID[MODES[args.tune]]))})
     elif 'grid' in args:
         parser.error('argument --grid: only with --tune')
-    if args.folds < 2:
-        parser.error('argument --folds: expected at least 2')
     if (args.backend == 'dask') != ('scheduler' in args):
         parser.error('argument --scheduler: expected with --backend dask, and only with it')
     if 'jobs' not in args:

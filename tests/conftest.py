@@ -1,17 +1,12 @@
 """Fixtures that several test files use."""
 
 import pytest
+import torch
 
 from load_data import DEFAULT_PATH, load_data
-from support.parallel import one_thread as on_one_thread
 from tests.helpers import outcome, run_program, sweep_arguments, write_waves
 
-
-@pytest.fixture
-def one_thread():
-    """Run torch on one thread, as the programs do: the same numbers bit for bit."""
-    with on_one_thread():
-        yield
+torch.set_num_threads(1)  # tests are fast on a busy machine, and the same bit for bit
 
 
 @pytest.fixture(scope='session')

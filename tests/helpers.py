@@ -34,8 +34,8 @@ def write_waves(path, features=2, first_label=0):
 
 
 def sweep_arguments(data):
-    """Return options of a sweep that takes seconds: 12 runs of at most 22 epochs."""
-    return ['--data', str(data), '--seeds', '1', '--epochs', '22', '--hidden-size', '8',
+    """Return options of a sweep that takes seconds: 12 runs of at most 12 epochs."""
+    return ['--data', str(data), '--seeds', '1', '--epochs', '12', '--hidden-size', '8',
             '--out-channels', '8', '--batch-norm', '--dropout', 'output']
 
 

@@ -135,7 +135,7 @@ def test_saved_model_is_rebuilt_from_its_file_or_dictionary(tmp_path):
             assert type(rebuilt) is cls and not rebuilt.training
             assert torch.equal(rebuilt(*batch()), expected)
     del checkpoint['state_dict']['linear.bias']
-    with pytest.raises(RuntimeError, match='Missing key'):
+    with pytest.raises(ValueError, match='not a checkpoint of LSTMClassifier.*\n.*Missing key'):
         LSTMClassifier.from_checkpoint(checkpoint)
     (tmp_path / 'model.pt').write_bytes(b'no model')
     with pytest.raises(ValueError, match='model.pt'):

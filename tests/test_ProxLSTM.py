@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
-from ProxLSTM import ConjugateGradients, ProxLSTM, ProxLSTMCell
+from ProxLSTM import ConjugateGradients, ProximalStep, ProxLSTM, ProxLSTMCell
 
 SIZES = [(3, 4, 2), (5, 3, 2), (4, 4, 1), (1, 3, 2), (3, 1, 2)]  # input_size, hidden_size, batch
 
@@ -85,6 +85,57 @@ def test_cell_gradcheck(D, H, B, epsilon):
         return functional_call(cell, dict(zip(names, weights)), (v, (h, c)))
 
     assert torch.autograd.gradcheck(f, (v, h, c, *cell.parameters()))
+
+
+class StepByUnits(torch.autograd.Function):
+    """`ProximalStep` as the assignment's formulas read: G, (6) and (8) one unit after the other."""
+
+    @staticmethod
+    def forward(ctx, epsilon, *inputs):
+        with torch.enable_grad():
+            v, h, c, *weights = [x.detach().requires_grad_() for x in inputs]
+            h_next, s = torch.lstm_cell(v, (h, c), *weights)
+            G = torch.stack([torch.autograd.grad(s[:, k].sum(), v, retain_graph=True)[0]
+                             for k in range(s.shape[1])], 1)
+        M = torch.eye(s.shape[1], dtype=s.dtype, device=s.device) + epsilon * G @ G.mT
+        c_next = torch.linalg.solve(M, s.detach())
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(M, G, c_next, *inputs)
+        return h_next.detach(), c_next
+
+    @staticmethod
+    def backward(ctx, grad_h, grad_c):
+        M, G, c_next, *inputs = ctx.saved_tensors
+        a = torch.linalg.solve(M, grad_c)
+        ac = a[:, :, None] * c_next[:, None]
+        grad_G = -ctx.epsilon * (ac + ac.mT) @ G
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in inputs]
+            v, h, c, *weights = inputs
+            h_next, s = torch.lstm_cell(v, (h, c), *weights)
+            first_order = (h_next * grad_h).sum() + (s * a).sum()
+            grads = torch.autograd.grad(first_order, inputs, retain_graph=True)
+            for k in range(s.shape[1]):
+                row, = torch.autograd.grad(s[:, k].sum(), v, create_graph=True)
+                more = torch.autograd.grad((row * grad_G[:, k]).sum(), inputs, retain_graph=True,
+                                           allow_unused=True, materialize_grads=True)
+                grads = [x + y for x, y in zip(grads, more)]
+        return None, *grads
+
+
+def test_the_step_and_its_gradients_are_those_of_the_formulas_read_literally():
+    torch.manual_seed(0)
+    cell = ProxLSTMCell(4, 3, epsilon=2.5).double()
+    inputs = [torch.randn(2, n, dtype=torch.float64, requires_grad=True) for n in (4, 3, 3)]
+    inputs += [parameter.detach().requires_grad_() for parameter in cell.parameters()]
+    weights = torch.randn(2, 2, 3, dtype=torch.float64)
+    results = []
+    for function in (ProximalStep, StepByUnits):
+        states = function.apply(cell.epsilon, *inputs)
+        loss = sum((state * weight).sum() for state, weight in zip(states, weights))
+        results.append([*states, *torch.autograd.grad(loss, inputs)])
+    for step, literal in zip(*results):
+        torch.testing.assert_close(step, literal)
 
 
 @pytest.mark.parametrize('D, H, B', SIZES)

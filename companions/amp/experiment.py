@@ -147,8 +147,6 @@ def loss_around(model, loss_of):
     return {'loss': loss.item(), 'loss_around': around[:-1]}
 
 
-# ----------------------------------------------------------------------------- tables and figure
-
 def results_of(records, job, method):
     """Return the entries of a method's records, ordered by seed: {key: array [seeds, ...]}."""
     runs = sorted((r for r in records if (r['job'], r['method']) == (job, method)),
@@ -221,8 +219,6 @@ def plot_comparison(path, records):
     save_figure(path, figure)
 
 
-# ------------------------------------------------------------------------------------ the program
-
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Compare AMP with SAM and plain training.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -242,11 +238,9 @@ def get_args(argv=None):
                         help='of the image classifiers: channels of the first layer')
     parser.add_argument('--tune', action='store_true',
                         help='cross-validate ε and ζ within the training sets')
-    parser.add_argument('--folds', type=options.positive_int, default=5)
+    parser.add_argument('--folds', type=options.fold_count, default=5)
     parser.add_argument('--repeats', type=options.positive_int, default=3)
     args = parser.parse_args(argv)
-    if args.folds < 2:
-        parser.error('argument --folds: expected at least 2')
     if args.job == 'sequences' and args.source[1]:
         parser.error('argument --cifar10 or --gtsrb: only with the job images')
     if args.dry_run:

@@ -111,8 +111,6 @@ def few_pixels(model, input, labels, pixels, *, valid_range, mask=None):
     return x
 
 
-# --------------------------------------------------------------------------------------- pieces
-
 def check_input(input, norm, mask, valid_range, allow_raw=False):
     """Return `input` without its graph and `mask` in its shape; check the arguments."""
     if norm not in (2, math.inf) and not (allow_raw and norm is None):

@@ -92,8 +92,6 @@ def attack_images(data, model, seed, count):
     return records
 
 
-# ------------------------------------------------------------------------------------ reporting
-
 def curve(records, bound, attack):
     """Return {epsilon: {metric: array over seeds}} of an attack; 'readable' is NaN if unknown."""
     points = {}

@@ -124,8 +124,6 @@ def still_correct(batches, classify, attack, source=None):
     return left
 
 
-# ------------------------------------------------------------------------------------ reporting
-
 def accuracies(records, model, attacked, attack, epsilon):
     """Return the accuracies of a model under one attack, an array over seeds."""
     wanted = {'model': model, 'input': attacked, 'attack': attack, 'epsilon': epsilon}

@@ -19,7 +19,7 @@ from companions.common.models import best_recipe_models
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std
-from support.options import add_run_arguments, finish_args, positive_int
+from support.options import add_run_arguments, finish_args, fold_count, positive_int
 from support.parallel import parallel_map
 from support.program import run_program
 from support.tuning import check_folds, paired_difference, stratified_folds
@@ -48,8 +48,6 @@ def train_and_test(args, test):
               'test_sequences': len(labels), 'averaged': averaged}
     write_json(args.output_dir / 'plots' / 'best.json', header, records)
 
-
-# ------------------------------------------------------------------------------------- the search
 
 def search(sequences, labels, args):
     """Search by backward elimination with the one-standard-error rule (Breiman et al. 1984).
@@ -114,8 +112,6 @@ def search_table(records):
                            'minus all ingredients (mean ± standard error)'), rows)
 
 
-# ------------------------------------------------------------------------------------ the program
-
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Train and test the best recipe, or search it.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -124,11 +120,9 @@ def get_args(argv=None):
     parser.add_argument('--epochs', type=positive_int, default=EPOCHS)
     parser.add_argument('--tune', action='store_true',
                         help='search by cross-validation within the training set')
-    parser.add_argument('--folds', type=positive_int, default=5)
+    parser.add_argument('--folds', type=fold_count, default=5)
     parser.add_argument('--repeats', type=positive_int, default=4)
     args = parser.parse_args(argv)
-    if args.folds < 2:
-        parser.error('argument --folds: expected at least 2')
     if args.dry_run:
         args.epochs, args.folds, args.repeats = 2, 2, 1
     return args

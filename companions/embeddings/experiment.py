@@ -29,7 +29,8 @@ from companions.embeddings.models import NormalizedEmbedding, TextLSTM
 from companions.embeddings.texts import PADDING, make_problem
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import add_run_arguments, finish_args, non_negative, positive_int
+from support.options import (add_run_arguments, finish_args, fold_count, non_negative,
+                             positive_int)
 from support.parallel import parallel_map, seeded
 from support.program import run_program
 from support.tuning import check_folds, stratified_folds
@@ -43,8 +44,6 @@ NORMS = 0.0, 1.0, 2.0, 4.0, 8.0      # of the perturbations of the test texts
 SETTINGS = {'epochs': 6, 'hidden_size': 64, 'dropout': 0.3, 'batch_size': 128, 'lr': 5e-3}
 MIN_LENGTH = 5                       # words of a docstring's sentence
 
-
-# ------------------------------------------------------------------------------------- training
 
 def fit(problem, vectors, method, epsilon, seed, settings, held_out=None):
     """Train a TextLSTM on the training texts, evaluate it on the test texts and return a record.
@@ -100,8 +99,6 @@ def accuracy(model, data, norms):
     return (correct.double() / len(data.labels)).tolist()
 
 
-# ---------------------------------------------------------------------------- table and figure
-
 def accuracies(records, vectors, method):
     """Collect the accuracies of all seeds as an array [seeds, norms]."""
     return np.array([r['accuracy'] for r in records
@@ -152,8 +149,6 @@ def plot_comparison(path, records):
     save_figure(path, figure)
 
 
-# ------------------------------------------------------------------------------ the command line
-
 def get_args(argv=None):
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -174,10 +169,8 @@ def get_args(argv=None):
     parser.add_argument('--epsilon', type=non_negative, default=argparse.SUPPRESS,
                         help=f'norm of r (default: {CHOSEN_EPSILON}, chosen by --tune)')
     parser.add_argument('--tune', action='store_true', help='cross-validate ε in the training set')
-    parser.add_argument('--folds', type=positive_int, default=5)
+    parser.add_argument('--folds', type=fold_count, default=5)
     args = parser.parse_args(argv)
-    if args.folds < 2:
-        parser.error('argument --folds: expected at least 2')
     if args.max_length < MIN_LENGTH and 'tsv' not in args:
         parser.error(f'argument --max-length: expected at least {MIN_LENGTH} words')
     if args.dry_run:

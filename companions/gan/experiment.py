@@ -34,8 +34,6 @@ COLUMNS = {'discriminator_loss': 'discriminator loss', 'confidence': 'confidence
            'memorized': 'memorized', 'test_distance': 'distance of test images'}
 
 
-# ------------------------------------------------------------------------------------- training
-
 def run(evaluator, loss, beta1, seed, epochs, batch_size, lr, noise_size, widths):
     """Train a GAN on evaluator.data; all settings of one seed share initial weights, order, noise.
 
@@ -76,8 +74,6 @@ def final_metrics(record):
     last = losses[-max(1, len(losses) // 10):]
     return {**record['evaluations'][-1], 'discriminator_loss': float(np.mean(last))}
 
-
-# ---------------------------------------------------------------------------- table and figures
 
 def by_setting(records):
     """Group records: {(loss, beta1): records}."""
@@ -149,8 +145,6 @@ def plot_curves(path, records, real):
     axes['discriminator_loss'].legend()
     save_figure(path, figure)
 
-
-# ------------------------------------------------------------------------------ the command line
 
 def get_args(argv=None):
     """Parse the command line."""

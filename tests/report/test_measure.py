@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from Classifier import LSTMClassifier
-from load_data import load_data
+from load_data import Batch, load_data
 from ProxLSTM import ProxLSTMCell
 from report import measure
 from support.checkpoints import save_checkpoint
@@ -21,26 +21,26 @@ def test_the_look_inside_sees_what_the_cell_does(tmp_path):
         'arguments': {'epsilon': epsilon}, 'state_dict': model.state_dict(),
         'run': {'epsilon': epsilon, 'seed': 4}})
     train_set, _ = load_data()
-    seen = measure.look_inside(tmp_path / 'model.pt', train_set[:1])
+    batch = Batch(*(x[:6] for x in train_set[0]))
+    seen = measure.look_inside(tmp_path / 'model.pt', [batch])
 
     cell = ProxLSTMCell(64, 50, epsilon=epsilon)
     cell.load_state_dict({key.removesuffix('_l0'): value
                           for key, value in model.lstm.state_dict().items()})
     moved, largest = [], []
-    for inputs, _, lengths in train_set[:1]:
-        for x, n in zip(inputs, lengths):
-            x = torch.nn.functional.normalize(x[:n], dim=1)
-            v = torch.relu(model.conv(x.T[None]))[0].T.detach()
-            h, c = torch.zeros(2, 1, 50)
-            for step in v[:-1]:
-                def s(v):
-                    return torch.lstm_cell(v[None], (h, c), *cell.parameters())[1][0]
+    for x, n in zip(batch.inputs, batch.lengths):
+        x = torch.nn.functional.normalize(x[:n], dim=1)
+        v = torch.relu(model.conv(x.T[None]))[0].T.detach()
+        h, c = torch.zeros(2, 1, 50)
+        for step in v[:-1]:
+            def s(v):
+                return torch.lstm_cell(v[None], (h, c), *cell.parameters())[1][0]
 
-                G = torch.autograd.functional.jacobian(s, step)
-                largest.append(torch.linalg.matrix_norm(G, 2).item() ** 2)
-                proposed, (h_next, c_next) = s(step), cell(step[None], (h, c))
-                moved.append(((c_next[0] - proposed).norm() / proposed.norm()).item())
-                h, c = h_next.detach(), c_next.detach()
+            G = torch.autograd.functional.jacobian(s, step)
+            largest.append(torch.linalg.matrix_norm(G, 2).item() ** 2)
+            proposed, (h_next, c_next) = s(step), cell(step[None], (h, c))
+            moved.append(((c_next[0] - proposed).norm() / proposed.norm()).item())
+            h, c = h_next.detach(), c_next.detach()
     assert seen['moved'] == pytest.approx(np.mean(moved), rel=1e-3)
     assert seen['lambda_max'] == pytest.approx(np.mean(largest), rel=1e-3)
     assert seen['seed'] == 4 and 2 <= seen['iterations'] <= 20

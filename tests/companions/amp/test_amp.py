@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from companions.amp.amp import AMP
 
-pytestmark = pytest.mark.usefixtures('one_thread')
 OPTIMIZERS = [(torch.optim.SGD, {'momentum': 0.9, 'weight_decay': 0.1}),
               (torch.optim.Adam, {'weight_decay': 0.1})]
 

@@ -11,8 +11,6 @@ from torch import nn
 from companions.amp import experiment
 from companions.common import images
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def compared(method, seed, accuracy, loss):
     return {'job': 'sequences', 'method': method, 'seed': seed,

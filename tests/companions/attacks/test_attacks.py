@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from companions.attacks.attacks import few_pixels, fgsm, iterated, noise, norms, one_shot, pgd
 from companions.common.images import SmallCNN
 
-pytestmark = pytest.mark.usefixtures('one_thread')
 NORMS = 2, math.inf
 
 

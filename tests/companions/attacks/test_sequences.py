@@ -16,7 +16,6 @@ from companions.attacks.attacks import pgd
 from load_data import UCI_PATH, load_data
 from training import eval_model
 
-pytestmark = pytest.mark.usefixtures('one_thread')
 EPSILON = sequences.MASKING_EPSILON
 
 

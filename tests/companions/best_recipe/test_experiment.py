@@ -12,8 +12,6 @@ from companions.best_recipe.recipe import INGREDIENTS, BestClassifier, recipe_of
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from tests.helpers import ROOT
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def search_with(monkeypatch, score):
     """Search with score(ingredients, mode, epsilon, members) instead of accuracies on two folds."""

@@ -13,8 +13,6 @@ from companions.best_recipe.recipe import (INGREDIENTS, BestClassifier, augment,
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import save_checkpoint
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 @pytest.fixture(scope='module')
 def train():

@@ -10,8 +10,6 @@ import torch
 
 from companions.common import images
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def test_the_split_of_the_digits_is_fixed():
     pytest.importorskip('sklearn')

@@ -13,8 +13,6 @@ from support.checkpoints import load_checkpoint, save_checkpoint
 from support.options import OPTIMIZER
 from training import train_model
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 @pytest.fixture
 def args(tmp_path):

@@ -16,7 +16,6 @@ from companions.embeddings.models import NormalizedEmbedding, TextLSTM
 from tests.helpers import ROOT
 from training import normalize_per_sequence
 
-pytestmark = pytest.mark.usefixtures('one_thread')
 PADDING = 0
 TOKENS = torch.tensor([[2, 3, 2, 4, 5], [3, 6, 7, PADDING, PADDING], [5, 2, *[PADDING] * 3]])
 MASK, LENGTHS, LABELS = TOKENS != PADDING, torch.tensor([5, 3, 2]), torch.tensor([0, 1, 2])

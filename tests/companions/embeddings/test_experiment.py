@@ -15,7 +15,7 @@ from companions.embeddings.models import TextLSTM
 from companions.embeddings.texts import Data
 from tests.companions.embeddings.test_texts import labelled_texts
 
-pytestmark = pytest.mark.usefixtures('one_thread', 'no_processes')
+pytestmark = pytest.mark.usefixtures('no_processes')
 QUICK = {**experiment.SETTINGS, 'epochs': 3, 'hidden_size': 8, 'batch_size': 20}
 
 
@@ -187,7 +187,7 @@ def test_bad_input_is_one_sentence(content, arguments, words, tmp_path, monkeypa
 
 @pytest.mark.parametrize('arguments, words', [
     (['--epsilon', '-1'], 'argument --epsilon'), (['nothing'], 'invalid choice'),
-    (['--folds', '1'], 'argument --folds: expected at least 2'),
+    (['--folds', '1'], 'a whole number above 1'),
     (['--max-length', '4'], 'argument --max-length: expected at least 5')])
 def test_bad_arguments_are_refused(arguments, words, capsys):
     with pytest.raises(SystemExit) as end:

@@ -12,7 +12,6 @@ from companions.gan import experiment, gan
 from companions.gan.evaluation import Evaluator
 from tests.companions.common.test_images import write_mnist
 
-pytestmark = pytest.mark.usefixtures('one_thread')
 SETTINGS = {'epochs': 3, 'batch_size': 16, 'lr': 1e-3, 'noise_size': 4, 'widths': (8, 16)}
 
 

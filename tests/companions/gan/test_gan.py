@@ -8,8 +8,6 @@ import torch
 
 from companions.gan import gan
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def networks(seed=0, pixels=9):
     torch.manual_seed(seed)

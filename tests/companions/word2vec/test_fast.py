@@ -7,8 +7,6 @@ from companions.word2vec import fast, vectors
 from companions.word2vec.by_hand import cbow, negSamplingCostAndGradient, skipgram
 from tests.companions.word2vec.helpers import LITTLE, Fixed, sentences, tables
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def blocks(seed, V=7, G=3, L=4, X=8, S=4):
     generator = np.random.default_rng(seed)

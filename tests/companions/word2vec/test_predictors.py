@@ -7,8 +7,6 @@ import torch
 from companions.word2vec import predictors
 from companions.word2vec.fast import text_of
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def test_an_embedding_is_the_row_of_its_word():
     torch.manual_seed(0)

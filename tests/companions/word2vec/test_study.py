@@ -10,8 +10,6 @@ from companions.common import corpus as corpora
 from companions.word2vec import fast, figures, study, vectors
 from tests.companions.word2vec.helpers import LITTLE, sentences
 
-pytestmark = pytest.mark.usefixtures('one_thread')
-
 
 def test_what_is_chosen_on_some_pairs_is_reported_on_others(monkeypatch):
     stems = [f'{a}{b}{c}' for a in 'bcd' for b in 'aeiou' for c in 'lmn']

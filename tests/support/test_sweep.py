@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import training
 from support.checkpoints import load_checkpoint, save_checkpoint
 from support.options import get_args
 from support.sweep import HISTORY, Run, Sweep, describe_differences, load_or_train
-from tests.helpers import (ROOT, files, is_running, lines, outcome, run_program, start_program,
+from tests.helpers import (ROOT, files, is_running, lines, outcome, start_program,
                            wait_for, worker_processes)
 
 RUNS = [Run('plain', seed=seed, epochs=25) for seed in range(3)]
@@ -277,19 +276,22 @@ def test_a_second_process_on_the_same_folder_is_refused(make_sweep, tmp_path):
     assert not files(tmp_path / 'checkpoints')
 
 
-@pytest.mark.skipif(sys.platform == 'win32', reason='the limit on file sizes is POSIX')
-def test_a_full_disk_ends_with_one_sentence_and_keeps_what_was_complete(sweep, tmp_path):
-    import resource
-    arguments, _ = sweep
-    shutil.copytree(Path(arguments[1]).parent, tmp_path, dirs_exist_ok=True)
-    missing = tmp_path / 'checkpoints' / 'prox_epsilon5.0_seed0.pt'
-    missing.unlink()
-    before = files(tmp_path / 'checkpoints')
-    done = run_program(arguments, tmp_path, '--jobs', 1, '--resume', preexec_fn=lambda:
-                       resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999)))
-    line = lines(done.stderr)[-1]
-    assert done.returncode == 2 and line.startswith(f'{missing}: could not be written (File too large)')
-    assert f'11 runs are saved in {missing.parent}, up to' in line and 'Resume with: python ' in line
+def test_a_full_disk_ends_with_one_sentence_and_keeps_what_was_complete(make_sweep, tmp_path,
+                                                                        monkeypatch):
+    train_all(make_sweep(), RUNS[:2])
+    before, write_bytes = files(tmp_path / 'checkpoints'), Path.write_bytes
+
+    def fill_the_disk(path, content):
+        write_bytes(path, content[:100])
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', fill_the_disk)
+    with pytest.raises(OSError) as error:
+        train_all(make_sweep(count_epochs, '--resume'))
+    missing = tmp_path / 'checkpoints' / 'base_seed2.pt'
+    assert str(error.value) == f'{missing}: could not be written (No space left on device)'
+    note, = error.value.__notes__
+    assert note.startswith(f'2 runs are saved in {missing.parent}, up to') and 'Resume with:' in note
     assert files(tmp_path / 'checkpoints') == before
 
 

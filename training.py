@@ -163,7 +163,6 @@ def main(args):
     test_set = make_batches(sequences_of(test_set), targets_of(test_set), EVALUATION_BATCH)
     seeds = range(args.seeds)
     with Sweep(train, lambda run: (train_set, test_set, unseen), args) as sweep:
-
         # Section 2: train the base model, once for each seed.
         base = [Run('plain', seed=seed, epochs=args.epochs) for seed in seeds]
         sweep.train(base, 'base model')
@@ -190,7 +189,7 @@ def main(args):
                      for epsilon in (0.0, chosen_epsilon(args, 'ProxLSTM'))
                      for seed in seeds], 'Prox_model, dropout and batch norm')
 
-    plots, runs = args.output_dir / 'plots', sweep.results()
+    plots, runs = args.output_dir / 'plots', [sweep.entries[run] for run in sweep.runs]
     write_json(plots / 'results.json', {'config': config_of(args)}, runs)
     chosen = {mode: chosen_epsilon(args, mode) for mode in ('AdvLSTM', 'ProxLSTM')}
     plot_runs(plots, runs, chosen)

@@ -29,7 +29,8 @@ def get_args(argv=None):
 def main(args):
     for name in args.names or NAMES:
         page = importlib.import_module(f'companions.{name}.page')
-        page.draw_figures()
+        if hasattr(page, 'draw_figures'):
+            page.draw_figures()
         write_page(FOLDER / name, page.names())
 
 

@@ -59,8 +59,7 @@ class Sweep:
     """The runs of one invocation, a checkpoint for each in `folder`; a context manager.
 
     Args:
-        train: trains a model, as training.train does: (run, args, data, start, saved, epochs) ->
-            checkpoint.
+        train: (run, args, data, start, saved, epochs) -> checkpoint, as training.train.
         data: Run -> (training batches, test batches, bool mask of unseen test sequences).
         args: the options. `--resume` continues with the checkpoints that are there; otherwise they
             are moved to `folder`/previous/.
@@ -234,9 +233,6 @@ class Sweep:
         if entry is None:
             return 0
         return run.epochs if entry['diverged'] is not None else len(entry['history']['train_loss'])
-
-    def results(self):
-        return [self.entries[run] for run in self.runs]
 
     def describe_saved(self):
         saved = len(list(self.folder.glob('*.pt')))

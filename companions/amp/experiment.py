@@ -3,9 +3,6 @@
     python -m companions.amp.experiment --seeds 8     # both; 'sequences' or 'images' for one
     python -m companions.amp.experiment images --gtsrb DIR   # or --cifar10 DIR, instead of digits
     python -m companions.amp.experiment --tune        # cross-validate ε and ζ in the training sets
-
-Writes plots/amp.json and amp.png, or plots/tune_amp.json, under --output-dir, and the sequence
-classifiers to checkpoints/companions/. The digits need requirements-extra.txt.
 """
 
 import argparse

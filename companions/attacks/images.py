@@ -2,8 +2,6 @@
 
     python -m companions.attacks.images                  # scikit-learn's digits
     python -m companions.attacks.images --cifar10 DIR    # CIFAR-10, binary version
-
-Writes attacks_images.json and three pictures to plots/ under --output-dir.
 """
 
 import argparse

@@ -2,9 +2,6 @@
 
     python -m companions.best_recipe.experiment --seeds 8   # train on UCI's 270, test on its 370
     python -m companions.best_recipe.experiment --tune      # the search, by cross-validation
-
-Writes plots/best.json or plots/tune_best.json under --output-dir, and the models to
-checkpoints/companions/, from where they are loaded the next time.
 """
 
 import argparse

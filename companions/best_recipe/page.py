@@ -24,7 +24,3 @@ def names():
             'seconds': np.median([run['seconds'] for run in best['runs']]), 'base': mean_std(base),
             'search': search_table(tuned['runs']), 'peers': peers_table(peers['runs']),
             'fresh_lead': lambda *pair: f'{fresh[pair][0].mean():+.2f}'}
-
-
-def draw_figures():
-    pass

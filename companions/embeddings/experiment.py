@@ -5,8 +5,6 @@
     python -m companions.embeddings.experiment --tsv reviews.tsv    # lines of label, tab, text
     python -m companions.embeddings.experiment --tune               # cross-validate ε
     python -m companions.embeddings.experiment --dry-run
-
-Writes plots/embeddings.json and embeddings.png, or tune_embeddings.json, under --output-dir.
 """
 
 import argparse

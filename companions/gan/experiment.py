@@ -3,8 +3,6 @@
     python -m companions.gan.experiment                         # scikit-learn's digits, 3 seeds
     python -m companions.gan.experiment --mnist DIR --epochs 10 --widths 256 1024 --seeds 1
     python -m companions.gan.experiment --dry-run
-
-Writes plots/gan.json, gan_samples.png and gan_curves.png under --output-dir.
 """
 
 import argparse

@@ -3,8 +3,6 @@
     python -m companions.word2vec.study            # on the docstrings of installed libraries
     python -m companions.word2vec.study --text book.txt
     python -m companions.word2vec.study --tune     # compare learning rates
-
-Writes plots/word2vec.json, word2vec.png and word2vec_vectors.png, or plots/tune_word2vec.json.
 """
 
 import argparse

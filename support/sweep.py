@@ -241,8 +241,8 @@ class Sweep:
         arguments = [argument for argument in sys.argv if argument != '--resume']
         if self.args.dry_run and not any(a.startswith('--output-dir') for a in arguments):
             arguments += ['--output-dir', str(self.args.output_dir)]
-        return (f'{saved} runs are saved in {self.folder}, up to their last checkpoint. Resume with: '
-                f'{shlex.join(["python", *arguments, "--resume"])}')
+        return (f'{saved} runs are saved in {self.folder}, up to their last checkpoint. Resume '
+                f'with: {shlex.join(["python", *arguments, "--resume"])}')
 
 
 def new_entry(run, args):

@@ -261,7 +261,7 @@ def test_a_sweep_that_is_killed_and_interrupted_resumes_to_the_same_bits(sweep, 
     assert workers and not any(map(is_running, workers))
 
     program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')
-    wait_for_new_checkpoint(program, checkpoints)
+    wait_for(lambda: len(worker_processes(program.pid)) == 2, program)  # each has work to do
     os.kill(worker_processes(program.pid)[0], signal.SIGKILL)
     _, stderr = program.communicate()
     assert program.returncode == 0 and 'A worker process was killed' in stderr, stderr

@@ -34,9 +34,10 @@ def start_parallel(calls, jobs, return_as):
     process to end them.
     """
     on_posix = hasattr(signal, 'pthread_sigmask')
-    for tracker in (loky_tracker, multiprocessing_tracker):
-        tracker.ensure_running()  # when it starts, it ends the holding back
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if on_posix else None
+    if on_posix:
+        for tracker in (loky_tracker, multiprocessing_tracker):
+            tracker.ensure_running()  # when it starts, it ends the holding back
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return joblib.Parallel(max(-1, min(jobs, len(calls))) or 1, return_as=return_as)(calls)
     finally:

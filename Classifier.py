@@ -106,7 +106,7 @@ class LSTMClassifier(nn.Module):
             v = v + r
         if mode != 'ProxLSTM':
             epsilon = 0  # exactly nn.LSTM
-        output, _ = self.lstm(v, epsilon=epsilon)
+        output = self.recur(v, epsilon)
         last = output[torch.arange(len(output), device=output.device), lengths - 1]
         last = self.regularize('output', last[:, None], torch.ones_like(lengths))[:, 0]
         return self.linear(last)
@@ -127,6 +127,13 @@ class LSTMClassifier(nn.Module):
     def features(self, input):
         """Return what the convolution reads: `input`, each step normalized to L2 norm 1."""
         return F.normalize(input, dim=2) if self.input_size > 1 else input
+
+    def recur(self, v, epsilon):
+        """Return the LSTM's output [B, T', hidden_size] for the input v."""
+        if self.training or not torch.is_grad_enabled():
+            return self.lstm(v, epsilon=epsilon)[0]
+        with torch.backends.cudnn.flags(enabled=False):  # it has no gradients in evaluation mode
+            return self.lstm(v, epsilon=epsilon)[0]
 
     def regularize(self, placement, x, lengths):
         """Apply batch normalization and dropout to x [B, T, C], where `placement` has them."""

@@ -121,7 +121,7 @@ def look_inside(path, batches):
     """Return averages over all valid steps but each sequence's last, whose state is never read.
 
     'moved' is ‖c − s‖/‖s‖, 'lambda_max' the largest eigenvalue of G Gᵀ, and 'iterations' those of
-    the solver.
+    the solver in PyTorch.
     """
     checkpoint = load_checkpoint(path)
     model = LSTMClassifier.from_checkpoint(checkpoint).train()  # so that it keeps v
@@ -132,7 +132,7 @@ def look_inside(path, batches):
         model(inputs, lengths)
         B, _, D = model.v.shape
         last = (lengths - model.kernel_size) // model.stride
-        solver = ConjugateGradients(lstm.weight_ih_l0, epsilon, B)
+        solver = ConjugateGradients(lstm.weight_ih_l0, torch.tensor(epsilon), B)
         h, c = W.new_zeros(2, B, H)
         for t in range(last.max()):
             gates = (F.linear(model.v[:, t], lstm.weight_ih_l0, lstm.bias_ih_l0)
@@ -143,7 +143,7 @@ def look_inside(path, batches):
             G = torch.einsum('bxh,xhd->bhd', alpha, W)
             lambda_max = torch.linalg.eigvalsh(G @ G.mT)[:, -1]
             out = c, _, _ = [W.new_empty(B, size) for size in (H, D, 3 * H)]
-            solver.solve(alpha, solver.scale(alpha[:, 2]), s, out)
+            solver.solve(alpha, s, out)
             h = o * s.tanh()
             moved = (c - s).norm(dim=1) / s.norm(dim=1)
             iterations = torch.full_like(moved, solver.iterations)

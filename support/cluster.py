@@ -17,7 +17,8 @@ import zipfile
 from pathlib import Path
 
 import joblib
-import torch
+
+from support.options import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +28,7 @@ def cluster_workers(scheduler):
     """Configure joblib for the workers of the Dask scheduler at an address.
 
     Raises ValueError if Dask is not installed, if no scheduler answers, if it has no workers or
-    workers with another torch, and OSError when the connection is lost.
+    workers with another torch or solver, and OSError when the connection is lost.
     """
     try:
         from distributed import Client
@@ -47,15 +48,19 @@ def cluster_workers(scheduler):
             raise ValueError(f'--scheduler {scheduler}: it has no workers; start some with: '
                              f'dask worker {scheduler}') from None
         upload_modules(client)
-        versions = set(client.run(lambda: torch.__version__).values()) - {torch.__version__}
-        if versions:
-            raise ValueError(f'--scheduler {scheduler}: a worker has torch {", ".join(versions)}, '
-                             f'expected {torch.__version__} as here, for the same numbers')
+        for theirs in client.run(versions).values():
+            if theirs != versions():
+                raise ValueError(f'--scheduler {scheduler}: a worker has {describe(theirs)}, '
+                                 f'expected {describe(versions())} as here, for the same numbers')
         with joblib.parallel_config(backend='dask'):
             try:
                 yield
             except CommClosedError as error:
                 raise OSError(f'--scheduler {scheduler}: the connection is lost') from error
+
+
+def describe(found):
+    return f'torch {found["torch"]} and the solver {found["solver"]}'
 
 
 def upload_modules(client):

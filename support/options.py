@@ -10,6 +10,7 @@ import torch
 
 from Classifier import PLACEMENTS
 from load_data import DEFAULT_PATH
+from ProxLSTM import describe_solver
 from support.checkpoints import hash_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,8 +196,12 @@ def config_of(args):
     """Return the options that the numbers depend on, and the versions, as results.json has them."""
     other = 'output_dir', 'jobs', 'backend', 'scheduler', 'resume', 'dry_run'
     config = {key: value for key, value in vars(args).items() if key not in other}
-    return config | {'data': args.data.name, 'data_sha256': hash_file(args.data),
-                     'torch': torch.__version__}
+    return config | {'data': args.data.name, 'data_sha256': hash_file(args.data), **versions()}
+
+
+def versions():
+    """Return what the numbers depend on besides the options, the data and the CPU."""
+    return {'torch': torch.__version__, 'solver': describe_solver()}
 
 
 def hyperparameters(args, run):

@@ -15,11 +15,10 @@ from typing import Optional
 
 import filelock
 import joblib
-import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from support.checkpoints import hash_file, load_checkpoint, save_checkpoint
-from support.options import PREFIX, hyperparameters, model_arguments
+from support.options import PREFIX, hyperparameters, model_arguments, versions
 from support.parallel import local_workers, start_parallel
 from support.program import progress_bar
 
@@ -208,7 +207,7 @@ class Sweep:
         config = {**asdict(run), **hyperparameters(self.args, run),
                   **model_arguments(self.args, run, self.data(run)[0]),
                   'start': run.start and self.config_of(run.start), 'device': self.args.device,
-                  'data_sha256': self.data_sha256, 'torch': torch.__version__}
+                  'data_sha256': self.data_sha256, **versions()}
         if run.fold is not None:
             config |= {'folds': self.args.folds}
         return json.loads(json.dumps(config))

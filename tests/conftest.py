@@ -1,8 +1,11 @@
 """Fixtures that several test files use."""
 
+import shutil
+
 import pytest
 import torch
 
+import ProxLSTM
 from load_data import DEFAULT_PATH, load_data
 from tests.helpers import outcome, run_program, sweep_arguments, write_waves
 
@@ -23,3 +26,15 @@ def sweep(tmp_path_factory):
     done = run_program(arguments, folder, '--jobs', 1)
     assert done.returncode == 0, done.stderr
     return arguments, outcome(folder)
+
+
+@pytest.fixture(params=['native', 'PyTorch'])
+def solver(request, monkeypatch):
+    """Run a test with the solver in C, and with the one that serves without a C compiler."""
+    if request.param == 'PyTorch':
+        monkeypatch.setattr(ProxLSTM, 'load_native', lambda: None)
+    elif not shutil.which('cc'):
+        pytest.skip('no C compiler')
+    else:
+        assert ProxLSTM.load_native()
+    return request.param

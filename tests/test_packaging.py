@@ -1,0 +1,29 @@
+"""`pip install .` gives another project ProxLSTM.py, and nothing else.
+
+    python -m pytest tests/test_packaging.py
+"""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+from tests.helpers import ROOT
+
+
+def test_the_package_is_the_one_file_and_works_by_itself(tmp_path):
+    source = tmp_path / 'source'
+    source.mkdir()
+    for name in ('pyproject.toml', 'ProxLSTM.py', 'training.py'):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / 'support', source / 'support')
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-index',
+                    '--no-build-isolation', '--wheel-dir', tmp_path, source], check=True)
+    wheel, = tmp_path.glob('*.whl')
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name]
+    assert names == ['ProxLSTM.py']
+    program = ('import torch; from ProxLSTM import ProxLSTM, describe_solver; import ProxLSTM as m;'
+               'print(ProxLSTM(3, 4)(torch.randn(5, 2, 3))[0].shape, describe_solver(), m.__file__)')
+    done = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, text=True, check=True,
+                          stdout=subprocess.PIPE, env={'PYTHONPATH': str(wheel), 'PATH': ''})
+    assert done.stdout == f'torch.Size([5, 2, 4]) PyTorch {wheel}/ProxLSTM.py\n'

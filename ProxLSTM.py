@@ -64,20 +64,25 @@ class ProximalStep(torch.autograd.Function):
 
     @staticmethod
     @without_autocast
-    def forward(epsilon, v, h, c, *weights):
-        s, GT, h_next = run_cell(v, h, c, *weights)
-        return h_next, solve_densely(epsilon, GT, s)  # (3)
+    def forward(epsilon, *inputs):
+        s, GT, h_next = run_cell(*inputs)
+        factor = factorize(epsilon, s, GT)
+        return h_next, solve(s, factor), factor  # (3)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(output[1], *inputs)
+        _, c_next, factor = output
+        ctx.mark_non_differentiable(factor)
+        ctx.save_for_backward(c_next, factor, *inputs)
 
     @staticmethod
     @without_autocast
-    def backward(ctx, grad_h, grad_c):
-        c_next, epsilon, *inputs = ctx.saved_tensors
-        _, GT, _ = run_cell(*inputs)
-        a = solve_densely(epsilon, GT, grad_c)  # (12), ∂L/∂s
+    def backward(ctx, grad_h, grad_c, _):
+        c_next, factor, epsilon, *inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the factor depends on the inputs
+            s, GT, _ = run_cell(*inputs)
+            factor = factorize(epsilon, s, GT)
+        a = solve(grad_c, factor)  # (12), ∂L/∂s
 
         def scalar(epsilon, *inputs):
             s, GT, h_next = run_cell(*inputs)
@@ -94,12 +99,16 @@ def run_cell(v, h, c, *weights):
     return vjp(lambda v: torch.lstm_cell(v, (h, c), *weights)[::-1], v, has_aux=True)
 
 
-def solve_densely(epsilon, GT, b):
-    """Return M⁻¹ b, M = I + ε G Gᵀ, for b [B, H]."""
-    identity = torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
-    G, = vmap(GT)(identity[:, None].expand(-1, *b.shape))  # (2), one row per unit
+def factorize(epsilon, s, GT):
+    """Return the Cholesky factor of M = I + ε G Gᵀ, [B, H, H]."""
+    identity = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
+    G, = vmap(GT)(identity[:, None].expand(-1, *s.shape))  # (2), one row per unit
     G = G.transpose(0, 1)  # [B, H, D]
-    factor = torch.linalg.cholesky(identity + epsilon * G @ G.mT)
+    return torch.linalg.cholesky(identity + epsilon * G @ G.mT)
+
+
+def solve(b, factor):
+    """Return M⁻¹ b for b [B, H]."""
     return torch.cholesky_solve(b.unsqueeze(2), factor).squeeze(2)
 
 
@@ -132,9 +141,9 @@ class ProxLSTMCell(nn.LSTMCell):
             hx = [input.new_zeros(len(input), self.hidden_size) for _ in range(2)]
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)[:2 + 2 * self.bias]
         full = torch.promote_types(input.dtype, torch.float32)
-        states = ProximalStep.apply(torch.as_tensor(epsilon, dtype=full, device=input.device),
-                                    *(x.to(full) for x in (input, *hx, *weights)))
-        return tuple(x.to(input.dtype) for x in states)
+        h, c, _ = ProximalStep.apply(torch.as_tensor(epsilon, dtype=full, device=input.device),
+                                     *(x.to(full) for x in (input, *hx, *weights)))
+        return h.to(input.dtype), c.to(input.dtype)
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
@@ -402,7 +411,7 @@ def run_steps(epsilon, input, h, c, *weights):
     """Compute what `ProximalSequence` does, step by step, with derivatives of every order."""
     states = [(h, c)]
     for v in input:
-        states.append(ProximalStep.apply(epsilon, v, *states[-1], *weights))
+        states.append(ProximalStep.apply(epsilon, v, *states[-1], *weights)[:2])
     return tuple(map(torch.stack, zip(*states)))
 
 

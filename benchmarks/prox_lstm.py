@@ -1,13 +1,15 @@
 """Time one training step of the proximal layers as a multiple of nn.LSTM's, measured side by side.
 
-    python -m benchmarks.prox_lstm      # the table of benchmarks/README.md, and plots/prox_lstm.png
+    python -m benchmarks.prox_lstm      # a table, and plots/prox_lstm.png
     python -m benchmarks.prox_lstm --sizes 64,50,14 --epsilon 2 --device cuda --no-figure
+    python -m benchmarks.prox_lstm --checkpoint checkpoints/prox_epsilon5.0_seed0.pt
 
 A training step is a forward pass and the gradients of a random combination of all outputs with
 respect to the input and the parameters, in float32 and on one thread. Every repetition times each
 layer once, on the same weights and data, and its ratio is that repetition's. The weights are
-nn.LSTM's at initialization, scaled so that the largest λ_max(G Gᵀ) of the sequence is 1, as in
-trained models. The error is the largest relative error ‖g − g*‖ / ‖g*‖ of a gradient, g* being
+nn.LSTM's at initialization, scaled so that the largest λ_max(G Gᵀ) of the sequence is 1, or those
+of a checkpoint, which are measured on a minibatch of the default data with the epsilon of their
+training. The error is the largest relative error ‖g − g*‖ / ‖g*‖ of a gradient, g* being
 ProxLSTMCell's in float64. "kept" is what the layer holds between forward and backward, in floats
 for each of the T·B·(H + D) that a sequence has.
 """
@@ -18,13 +20,17 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from ProxLSTM import ProxLSTM, ProxLSTMCell
+from Classifier import LSTMClassifier
+from load_data import load_data
+from ProxLSTM import ProxLSTM, ProxLSTMCell, describe_solver
+from support.checkpoints import load_checkpoint
 from support.figures import save_figure
 from support.options import device_name, positive, positive_int
 from support.program import run_program
@@ -78,6 +84,18 @@ def scaled_lstm(D, H, T, device):
     return lstm, input
 
 
+def trained_lstm(path, device):
+    """Return the recurrence of a saved classifier, what it reads of a minibatch, and its epsilon."""
+    checkpoint = load_checkpoint(path)
+    model = LSTMClassifier.from_checkpoint(checkpoint).train()  # so that it keeps v
+    batch = load_data()[0][5]
+    model(batch.inputs, batch.lengths)
+    lstm = nn.LSTM(model.lstm.input_size, model.lstm.hidden_size)
+    lstm.load_state_dict(model.lstm.state_dict())
+    input = model.v.detach().transpose(0, 1).contiguous()
+    return lstm.to(device), input.to(device), checkpoint['run']['epsilon']
+
+
 def training_step(module, input, weight):
     """Return the gradients with respect to the input and all parameters."""
     leaf = input.detach().requires_grad_()
@@ -85,11 +103,16 @@ def training_step(module, input, weight):
     return torch.autograd.grad((output * weight).sum(), [leaf, *module.parameters()])
 
 
-def seconds(module, input, weight):
+def training_step_in_pytorch(module, input, weight):
+    with mock.patch('ProxLSTM.load_native', lambda: None):
+        return training_step(module, input, weight)
+
+
+def seconds(step, module, input, weight):
     synchronize = torch.cuda.synchronize if input.is_cuda else lambda: None
     synchronize()
     start = time.perf_counter()
-    training_step(module, input, weight)
+    step(module, input, weight)
     synchronize()
     return time.perf_counter() - start
 
@@ -109,55 +132,60 @@ def kept_floats(module, input):
     return sum(size for pointer, size in storages.items() if pointer not in own)
 
 
-def measure(D, H, T, epsilon, device, repetitions, cells=True):
-    """Return rows (layer, ratios to nn.LSTM, gradient error, kept) for one size."""
-    lstm, input = scaled_lstm(D, H, T, device)
-    weight = torch.randn(T, BATCH, H, device=device)
-    layer = ProxLSTM(D, H, epsilon=epsilon)
-    modules = {'ProxLSTM': (layer, repetitions)}
-    if cells:
-        cell = ProxLSTMCell(D, H, epsilon=epsilon)
-        modules['ProxLSTMCell'] = cell, repetitions if H * T < 1000 else 2
-    for module, _ in modules.values():
-        for own, parameter in zip(module.to(device).parameters(), lstm.parameters()):
+def measure(lstm, input, epsilon, repetitions, cells=True):
+    """Return {layer: (ratios to nn.LSTM, gradient error)}, and what ProxLSTM keeps."""
+    T, B, D = input.shape
+    H = lstm.hidden_size
+    weight = torch.randn(T, B, H, device=input.device)
+    layer, cell = (kind(D, H, epsilon=epsilon).to(input.device) for kind in (ProxLSTM, ProxLSTMCell))
+    for module in (layer, cell):
+        for own, parameter in zip(module.parameters(), lstm.parameters()):
             own.data.copy_(parameter.data)
+    steps = {'native': (training_step, layer, repetitions),
+             'PyTorch': (training_step_in_pytorch, layer, repetitions)}
+    if cells:
+        steps['ProxLSTMCell'] = training_step, cell, repetitions if H * T < 1000 else 2
 
-    for module in (lstm, layer):  # warm up
-        training_step(module, input, weight)
-    ratios = {name: [] for name in modules}
+    for step, module, _ in [(training_step, lstm, 0), *steps.values()][:3]:
+        step(module, input, weight)  # warm up
+    ratios = {name: [] for name in steps}
     for repetition in tqdm(range(repetitions), f'D={D} H={H} T={T} ε={epsilon:g}', leave=False):
-        own = seconds(lstm, input, weight)
-        for name, (module, count) in modules.items():
+        own = seconds(training_step, lstm, input, weight)
+        for name, (step, module, count) in steps.items():
             if repetition < count:
-                ratios[name].append(seconds(module, input, weight) / own)
+                ratios[name].append(seconds(step, module, input, weight) / own)
 
     errors = {}
     if cells:
         exact = training_step(cell.double(), input.double(), weight.double())
         cell.float()
-        for name, (module, _) in modules.items():
+        for name, (step, module, _) in steps.items():
             errors[name] = max(((a - b).norm() / b.norm()).item()
-                               for a, b in zip(training_step(module, input, weight), exact))
-    kept = {'ProxLSTM': kept_floats(layer, input) / (T * BATCH * (H + D))}
-    return [(name, ratios[name], errors.get(name), kept.get(name)) for name in modules]
+                               for a, b in zip(step(module, input, weight), exact))
+    kept = kept_floats(layer, input) / (T * B * (H + D))
+    return {name: (ratios[name], errors.get(name)) for name in steps}, kept
 
 
 def draw(path, epsilon, device, repetitions):
     """Draw the ratio against H and against epsilon."""
-    hidden, epsilons = (16, 32, 50, 100, 200, 512), (0.1, 0.3, 1, 3, 10, 30, 100)
+    hidden, epsilons = (16, 32, 50, 100, 127, 200, 512), (0.1, 0.3, 1, 3, 10, 30, 100)
     panels = [('H', hidden, f'D = 64, T = 14, ε = {epsilon:g}', [(H, epsilon) for H in hidden]),
               ('ε', epsilons, 'D = 64, H = 50, T = 14', [(50, e) for e in epsilons])]
     figure = Figure(figsize=(10, 4), layout='constrained')
     for ax, (name, values, title, points) in zip(figure.subplots(1, 2), panels):
-        ratios = [measure(64, H, 14, e, device, repetitions, cells=False)[0][1] for H, e in points]
-        medians = [statistics.median(r) for r in ratios]
-        whiskers = [[m - min(r), max(r) - m] for m, r in zip(medians, ratios)]
-        ax.errorbar(values, medians, list(zip(*whiskers)), fmt='ko-', capsize=3)
+        results = [measure(*scaled_lstm(64, H, 14, device), e, repetitions, cells=False)[0]
+                   for H, e in points]
+        for solver, style in (('PyTorch', 's--'), ('native', 'o-')):
+            ratios = [result[solver][0] for result in results]
+            medians = [statistics.median(r) for r in ratios]
+            whiskers = [[m - min(r), max(r) - m] for m, r in zip(medians, ratios)]
+            ax.errorbar(values, medians, list(zip(*whiskers)), fmt=style, capsize=3, label=solver)
         ax.set(xscale='log', xlabel=name, ylabel="training step, multiple of nn.LSTM's",
                title=title, ylim=(0, None))
         ax.set_xticks(values, [f'{v:g}' for v in values])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
+        ax.legend(title='solver')
     figure.suptitle('ProxLSTM: median, smallest and largest ratio')
     save_figure(path, figure)
 
@@ -171,6 +199,8 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--sizes', type=size, nargs='+', default=SIZES, metavar='D,H,T')
     parser.add_argument('--epsilon', type=positive, default=1.0)
+    parser.add_argument('--checkpoint', type=Path, nargs='+', default=[], metavar='PATH',
+                        help='also measure the trained models of these files')
     parser.add_argument('--repetitions', type=positive_int, default=15)
     parser.add_argument('--device', type=device_name, default='cpu')
     parser.add_argument('--figure', action=argparse.BooleanOptionalAction, default=True)
@@ -184,15 +214,19 @@ def main(args):
     machine = torch.cuda.get_device_name(args.device) if cuda else platform.machine()
     print(f'{machine}, 1 thread, torch '
           f'{torch.__version__}, Python {platform.python_version()}; '
-          f'B = {BATCH}, ε = {args.epsilon:g}, {args.repetitions} repetitions\n')
-    print('| D, H, T | layer | median | min – max | gradient error | kept |\n'
-          '|---|---|---|---|---|---|')
-    for D, H, T in args.sizes:
-        rows = measure(D, H, T, args.epsilon, args.device, args.repetitions)
-        for name, ratios, error, kept in rows:
-            print(f'| {D}, {H}, {T} | {name} | {statistics.median(ratios):.1f} '
-                  f'| {min(ratios):.1f} – {max(ratios):.1f} | {error:.0e} '
-                  f'| {f"{kept:.1f}" if kept else ""} |', flush=True)
+          f'B = {BATCH}, {args.repetitions} repetitions, {describe_solver()}\n')
+    print('| D, H, T | weights | ε | native | PyTorch | ProxLSTMCell | error, native | error, PyTorch '
+          '| kept |\n|---|---|---|---|---|---|---|---|---|')
+    cases = [('scaled', *scaled_lstm(*size, args.device), args.epsilon) for size in args.sizes]
+    cases += [('trained', *trained_lstm(path, args.device)) for path in args.checkpoint]
+    for weights, lstm, input, epsilon in cases:
+        results, kept = measure(lstm, input, epsilon, args.repetitions)
+        ratios = [f'{statistics.median(r):.1f} ({min(r):.1f} – {max(r):.1f})'
+                  for r, _ in results.values()]
+        cells = [f'{input.shape[2]}, {lstm.hidden_size}, {len(input)}', weights, f'{epsilon:g}',
+                 *ratios, *(f'{results[name][1]:.0e}' for name in ('native', 'PyTorch')),
+                 f'{kept:.1f}']
+        print(f'| {" | ".join(cells)} |', flush=True)
     if args.figure:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         path = args.output_dir / 'prox_lstm.png'

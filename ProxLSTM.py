@@ -120,7 +120,8 @@ class ProxLSTMCell(nn.LSTMCell):
     `nn.LSTMCell`, so state dicts are exchangeable: input [B, D] or [D], states [B, H] or [H], zero
     where `hx` is absent. Half precision is computed in float32. Derivatives of every order reach
     the input, both states, all parameters, and `epsilon` if it is a tensor that requires them.
-    `torch.func`, `torch.inference_mode` and `torch.compile` work, `torch.jit.trace` does not.
+    `torch.func`, `torch.inference_mode` and `torch.compile` work; `torch.export` and
+    `torch.jit.trace` fail.
 
     Raises ValueError for a negative or non-finite epsilon, and torch.linalg.LinAlgError where the
     matrix is not positive definite: for NaN in the input, or where ε G Gᵀ exhausts the precision.
@@ -140,25 +141,30 @@ class ProxLSTMCell(nn.LSTMCell):
         if hx is None:
             hx = [input.new_zeros(len(input), self.hidden_size) for _ in range(2)]
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)[:2 + 2 * self.bias]
-        full = torch.promote_types(input.dtype, torch.float32)
-        h, c, _ = ProximalStep.apply(torch.as_tensor(epsilon, dtype=full, device=input.device),
-                                     *(x.to(full) for x in (input, *hx, *weights)))
+        v, *others = map(widen, (input, *hx, *weights))
+        epsilon = torch.as_tensor(epsilon, dtype=v.dtype, device=v.device)
+        h, c, _ = ProximalStep.apply(epsilon, v, *others)
         return h.to(input.dtype), c.to(input.dtype)
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
 
 
-def check_epsilon(epsilon, num_layers=1):
-    """Return `epsilon` as a float, or as a tensor if it was one, or a list of one per layer.
+def widen(x):
+    """Return a half-precision tensor in float32, and any other as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
-    Raises ValueError unless all are finite and not negative.
+
+def check_epsilon(epsilon, shape=()):
+    """Return `epsilon` as a float or, if it is a tensor or a sequence, as a tensor.
+
+    Raises ValueError unless it expands to `shape`, is finite and is not negative.
     """
     try:
         if isinstance(epsilon, (list, tuple)):
             epsilon = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in epsilon])
         if torch.is_tensor(epsilon):
-            values = epsilon.expand(num_layers).tolist()
+            values = epsilon.expand(shape).flatten().tolist()
         else:
             values = [epsilon := float(epsilon)]
         valid = all(0 <= value < math.inf for value in values)
@@ -217,10 +223,10 @@ class ProxLSTM(nn.LSTM):
             raise ValueError(f'proj_size={proj_size} is not supported by ProxLSTM')
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout,
                          bidirectional, **factory_kwargs)
-        self.epsilon = check_epsilon(epsilon, num_layers)
+        self.epsilon = check_epsilon(epsilon, (num_layers,))
 
     def forward(self, input, hx=None, epsilon=None):
-        epsilon = check_epsilon(self.epsilon if epsilon is None else epsilon, self.num_layers)
+        epsilon = check_epsilon(self.epsilon if epsilon is None else epsilon, (self.num_layers,))
         if is_zero(epsilon):
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
@@ -273,7 +279,7 @@ class ProxLSTM(nn.LSTM):
                 h, c, weights = next(each)
                 x = input[reverse] if direction else input
                 h_all, c_all, solver, *_ = ProximalSequence.apply(
-                    epsilon, *(tensor.to(full) for tensor in (x, h, c, *weights)))
+                    epsilon, *map(widen, (x, h, c, *weights)))
                 outputs.append(h_all[1:][reverse] if direction else h_all[1:])
                 h_n.append(h_all[last])
                 c_n.append(c_all[last])

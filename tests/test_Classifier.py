@@ -197,3 +197,29 @@ def test_every_parameter_gets_a_gradient_in_every_mode(mode):
     run(model, *batch(), mode).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize('mode', ['plain', 'ProxLSTM'])
+def test_in_evaluation_gradients_are_computed_without_cudnn_which_has_none(mode):
+    model, (inputs, lengths) = make(), batch()
+    seen = []
+    model.lstm.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
+    before = torch.backends.cudnn.enabled
+    for training, grad, enabled in ((True, True, before), (False, False, before),
+                                    (False, True, False)):
+        model.train(training)
+        with torch.set_grad_enabled(grad):
+            run(model, inputs, lengths, mode)
+        assert seen[-1] is enabled and torch.backends.cudnn.enabled is before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('mode', ['plain', 'AdvLSTM', 'ProxLSTM'])
+def test_gradients_of_the_input_in_evaluation_on_cuda(mode):
+    model, (inputs, lengths) = make().eval(), batch()
+    results = []
+    for device in ('cpu', 'cuda'):
+        leaf = inputs.to(device).requires_grad_()
+        run(model.to(device), leaf, lengths, mode).square().sum().backward()
+        results.append(leaf.grad.cpu())
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)

@@ -746,12 +746,15 @@ def test_torch_func_inference_mode_and_compile(kind):
         loss(input), list(module.parameters()))))
     with torch.inference_mode():
         torch.testing.assert_close(module(input.detach() + 0)[0], module(input)[0])
+    if kind is ProxLSTMCell:
+        samples = torch.func.vmap(lambda x: module(x)[1])(input[:, None])
+        torch.testing.assert_close(samples[:, 0], module(input)[1])
     compiled = torch.compile(module, backend='aot_eager', fullgraph=kind is ProxLSTMCell)
     actual, = torch.autograd.grad(compiled(input)[0].square().sum(), input)
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2),
+@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2), [1.0, -1.0],
                                      'much'])
 @pytest.mark.parametrize('make', [
     lambda epsilon: ProxLSTMCell(3, 4, epsilon=epsilon),
@@ -780,6 +783,13 @@ def test_layer_refuses_input_that_lstm_refuses(input):
     for epsilon in (0, 1.0):
         with pytest.raises((ValueError, RuntimeError)):
             ProxLSTM(3, 4, epsilon=epsilon)(input)
+
+
+@pytest.mark.parametrize('epsilon', [0, 1.0])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.int64])
+def test_cell_refuses_input_of_another_type_as_lstm_cell_does(epsilon, dtype):
+    with pytest.raises(RuntimeError):
+        ProxLSTMCell(3, 4, epsilon=epsilon)(torch.ones(2, 3, dtype=dtype))
 
 
 def test_layer_refuses_packed_input_of_another_size():

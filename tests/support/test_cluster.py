@@ -4,6 +4,8 @@
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -58,3 +60,14 @@ def test_a_cluster_gives_the_local_numbers_also_when_a_worker_dies(sweep, cluste
     done = run_program(arguments, folder, *remote, '--resume')  # what is missing, on the worker that is left
     assert done.returncode == 0 and 'ProxLSTM | 5 |' in done.stdout, done.stderr
     assert outcome(folder) == undisturbed
+
+
+@pytest.mark.skipif(not shutil.which('cc'), reason='no C compiler')
+def test_a_cluster_with_another_solver_is_refused(cluster, tmp_path):
+    address, _ = cluster
+    arguments = '--backend', 'dask', '--scheduler', address
+    done = run_program(('--dry-run',), tmp_path / 'out', *arguments,
+                       env={**os.environ, 'PROXLSTM_NATIVE': '0'})
+    message, = done.stderr.splitlines()
+    assert done.returncode == 2 and 'expected torch' in message
+    assert 'and the solver PyTorch as here, for the same numbers' in message

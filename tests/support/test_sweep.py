@@ -109,6 +109,14 @@ def test_other_settings_are_not_resumed_and_nothing_is_changed(make_sweep, tmp_p
     assert files(tmp_path / 'checkpoints') == before
 
 
+def test_a_checkpoint_of_another_solver_is_not_resumed(make_sweep, monkeypatch):
+    monkeypatch.setattr('support.options.describe_solver', lambda: 'native, 4 lanes')
+    train_all(make_sweep())
+    monkeypatch.setattr('support.options.describe_solver', lambda: 'PyTorch')
+    with pytest.raises(ValueError, match='solver "native, 4 lanes" instead of "PyTorch"'):
+        train_all(make_sweep(count_epochs, '--resume'))
+
+
 def test_a_checkpoint_of_another_torch_or_base_model_is_named():
     old = {'torch': '2.13.0', 'start': {'lr': 1}}
     assert describe_differences(old, {'torch': '2.14.0', 'start': {'lr': 2}}) == (

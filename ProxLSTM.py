@@ -5,7 +5,7 @@ arXiv:2006.07822. Equations are numbered as in the assignment "Adversarial Train
 Classification" (CS 512, UIC, 2020).
 
 At each step an ordinary LSTM cell computes the state s and the output h from the input v and the
-previous h and c. The proximal layer keeps h and replaces s by (3)
+previous h and c. The proximal layer keeps h and replaces s by (2), (3)
 
     c = argmin_c ½‖c − s‖² + ε/2 ‖Gᵀc‖² = (I + ε G Gᵀ)⁻¹ s,      G = ∂s/∂v  (H×D, one per sample),
 
@@ -19,7 +19,7 @@ Backward, for an incoming ∂L/∂c and with M = I + ε G Gᵀ, a = M⁻¹ ∂L/
 G itself depends on v, on the previous h and c, and on the weights, so that a second-order term
 reaches all of them: the gradient of ⟨∂L/∂G, G⟩ with ∂L/∂G held constant. For h and c it is (6) in
 (5) and (8) in (7); for the weights (4) leaves it out, but they need it too. Since ∂L/∂G has rank
-two, it equals the gradient of −ε ⟨Gᵀa, Gᵀc⟩ with a and c held constant, which takes two
+two, this term is the gradient of −ε ⟨Gᵀa, Gᵀc⟩ with a and c held constant, which takes two
 vector-Jacobian products of the cell and no loop over units. With respect to ε itself,
 ∂L/∂ε = −⟨Gᵀa, Gᵀc⟩.
 """
@@ -89,8 +89,8 @@ class ProximalStep(torch.autograd.Function):
             (Ga,), (Gc,) = GT(a), GT(c_next)
             return (h_next * grad_h).sum() + (s * a).sum() - epsilon * (Ga * Gc).sum()
 
-        # Its gradient is (4), (5) and (7), with grad_h, a and c_next constant. The last term is
-        # ⟨∂L/∂G, G⟩ of (6), (8) and (21).
+        # Its gradient, with grad_h, a and c_next constant, is (4), (5) and (7). The last term gives
+        # (6) and (8), by (21), and what (4) leaves out.
         return grad(scalar, argnums=tuple(range(1 + len(inputs))))(epsilon, *inputs)
 
 
@@ -118,25 +118,27 @@ class ProxLSTMCell(nn.LSTMCell):
     Readable rather than fast: it forms G and factorizes an H×H matrix per sample. `epsilon` ≥ 0
     weighs the proximal term; 0 is exactly `nn.LSTMCell`. Shapes and parameter names are those of
     `nn.LSTMCell`, so state dicts are exchangeable: input [B, D] or [D], states [B, H] or [H], zero
-    where `hx` is absent. Half precision is computed in float32. Derivatives of every order reach
-    the input, both states, all parameters, and `epsilon` if it is a tensor that requires them.
-    `torch.func`, `torch.inference_mode` and `torch.compile` work; `torch.export` and
-    `torch.jit.trace` fail.
+    where `hx` is absent. Half precision is computed in float32. `forward` takes an `epsilon`, too,
+    in place of the cell's own, and computes a gradient for it if it is a tensor that requires one.
+
+    Derivatives of every order are right, in reverse mode. `torch.func` (but forward mode),
+    `torch.inference_mode` and `torch.compile` work; `torch.export` and `torch.jit.trace` fail.
 
     Raises ValueError for a negative or non-finite epsilon, and torch.linalg.LinAlgError where the
     matrix is not positive definite: for NaN in the input, or where ε G Gᵀ exhausts the precision.
     """
 
-    def __init__(self, input_size, hidden_size, bias=True, *, epsilon=1.0, device=None, dtype=None):
+    def __init__(self, input_size, hidden_size, bias=True, device=None, dtype=None, *, epsilon=1.0):
         super().__init__(input_size, hidden_size, bias, device, dtype)
-        self.epsilon = check_epsilon(epsilon)
+        self.epsilon = check_own_epsilon(epsilon)
 
-    def forward(self, input, hx=None):
-        epsilon = check_epsilon(self.epsilon)
-        if is_zero(epsilon):
-            return super().forward(input, hx)
+    def forward(self, input, hx=None, epsilon=None):
+        epsilon = check_epsilon(self.epsilon if epsilon is None else epsilon)
+        if is_zero(epsilon) or input.dim() not in (1, 2):
+            return super().forward(input, hx)  # it refuses other dimensions
         if input.dim() == 1:
-            h, c = self(input[None], None if hx is None else tuple(state[None] for state in hx))
+            hx = None if hx is None else tuple(x[None] for x in hx)
+            h, c = self.forward(input[None], hx, epsilon)
             return h[0], c[0]
         if hx is None:
             hx = [input.new_zeros(len(input), self.hidden_size) for _ in range(2)]
@@ -156,22 +158,32 @@ def widen(x):
 
 
 def check_epsilon(epsilon, shape=()):
-    """Return `epsilon` as a float or, if it is a tensor or a sequence, as a tensor.
+    """Return a number as a float; a tensor, or a sequence of numbers or tensors, as a tensor.
 
-    Raises ValueError unless it expands to `shape`, is finite and is not negative.
+    Raises ValueError unless it expands to `shape`, is finite in float32, and is not negative.
     """
     try:
         if isinstance(epsilon, (list, tuple)):
             epsilon = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in epsilon])
-        if torch.is_tensor(epsilon):
-            values = epsilon.expand(shape).flatten().tolist()
-        else:
-            values = [epsilon := float(epsilon)]
-        valid = all(0 <= value < math.inf for value in values)
+        elif not isinstance(epsilon, (int, float)):
+            epsilon = torch.as_tensor(epsilon)
+        is_tensor = torch.is_tensor(epsilon)
+        values = epsilon.expand(shape).flatten().tolist() if is_tensor else [epsilon]
+        valid = all(0 <= x <= torch.finfo(torch.float32).max for x in values)
     except (TypeError, ValueError, RuntimeError):
         valid = False
     if not valid:
-        raise ValueError(f'epsilon is {epsilon}, expected a finite number that is not negative')
+        expected = f', or {shape[0]} of them' if shape else ''
+        raise ValueError(f'epsilon is {epsilon}, expected a finite number that is not negative'
+                         f'{expected}')
+    return epsilon if is_tensor else float(epsilon)
+
+
+def check_own_epsilon(epsilon, shape=()):
+    """Check the epsilon of a module, which is no parameter of it."""
+    epsilon = check_epsilon(epsilon, shape)
+    if torch.is_tensor(epsilon) and epsilon.requires_grad:
+        raise ValueError('epsilon requires a gradient: pass it to forward')
     return epsilon
 
 
@@ -198,35 +210,38 @@ class ProxLSTM(nn.LSTM):
     from which a caller can continue. Half precision, and float32 under autocast, is computed in
     float32 and returned as `nn.LSTM` returns it.
 
-    `epsilon` ≥ 0 is a number, one number per layer, or a tensor of either shape, and `forward`'s
-    takes the place of the layer's own; 0 in all layers is exactly `nn.LSTM`. If it requires a
-    gradient, it gets one, so that it can be learned or tuned:
+    `epsilon` ≥ 0 is a number or one number per layer; 0 in all layers is exactly `nn.LSTM`. The
+    `epsilon` of `forward` takes the place of the layer's own. It gets a gradient if it is a tensor
+    that requires one, so that it can be learned or tuned:
 
         log_epsilon = torch.zeros((), requires_grad=True)
         output, _ = layer(input, epsilon=log_epsilon.exp())
         output.square().mean().backward()                     # log_epsilon.grad
 
-    Derivatives of every order are right. From the second on (`create_graph=True`, and everything
-    in `torch.func`) they are computed through `ProxLSTMCell`'s step, which is slow.
+    Derivatives of every order are right, in reverse mode. From the second on (`create_graph=True`,
+    and in `torch.func`) they are computed through `ProxLSTMCell`'s step, which is slow, and raises
+    torch.linalg.LinAlgError for NaN. `torch.func.vmap` and forward mode fail. `torch.compile` runs
+    the layer uncompiled; `torch.export` and `torch.jit.trace` fail.
 
     The linear systems are solved directly in float32 on a CPU with a C compiler, for H below 128,
-    otherwise iteratively. On the models of training.py with ε from 0.1 to 300, the relative error
-    of the gradients is below 1e-4 or 1e-3, respectively, and below 1e-9 in float64 (within that, an
-    iterative result depends on the other samples of the batch). A RuntimeWarning says where
-    1 + ε‖G‖² exceeds `CONDITION_LIMIT`, for there they may be less accurate. `torch.compile` runs
-    the layer uncompiled; `torch.export` and `torch.jit.trace` fail.
+    and otherwise iteratively. On the models of training.py with ε from 0.1 to 300, the relative
+    error of the gradients is below 1e-4 by the direct solver, below 1e-3 by the iterative one in
+    float32, where it depends on the other samples of the batch, and below 1e-9 in float64. Where
+    1 + ε‖G‖² exceeds `CONDITION_LIMIT`, results may be less accurate, or NaN, and a RuntimeWarning
+    is issued.
 
     Raises ValueError for a negative or non-finite epsilon and for `proj_size`; ValueError or
     RuntimeError for input of a wrong shape or type.
     """
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False,
-                 dropout=0.0, bidirectional=False, proj_size=0, *, epsilon=1.0, **factory_kwargs):
+                 dropout=0.0, bidirectional=False, proj_size=0, device=None, dtype=None, *,
+                 epsilon=1.0):
         if proj_size:
             raise ValueError(f'proj_size={proj_size} is not supported by ProxLSTM')
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout,
-                         bidirectional, **factory_kwargs)
-        self.epsilon = check_epsilon(epsilon, (num_layers,))
+                         bidirectional, device=device, dtype=dtype)
+        self.epsilon = check_own_epsilon(epsilon, (num_layers,))
 
     def forward(self, input, hx=None, epsilon=None):
         epsilon = check_epsilon(self.epsilon if epsilon is None else epsilon, (self.num_layers,))
@@ -234,18 +249,19 @@ class ProxLSTM(nn.LSTM):
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
             self.check_input(input.data, input.batch_sizes)
-            padded, lengths = pad_packed_sequence(input)
-            output, states = self.run(padded, hx, epsilon, lengths.to(padded.device))
-            in_order = input.sorted_indices is None
-            return pack_padded_sequence(output, lengths, enforce_sorted=in_order), states
+            padded, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
+            hx = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
+            output, states = self.run(padded, hx, epsilon, lengths)
+            packed = pack_padded_sequence(output, lengths)._replace(
+                sorted_indices=input.sorted_indices, unsorted_indices=input.unsorted_indices)
+            return packed, self.permute_hidden(states, input.unsorted_indices)
         if input.dim() == 2:  # without a batch
-            B = 0 if self.batch_first else 1
+            batch_dim = 0 if self.batch_first else 1
             hx = None if hx is None else tuple(x.unsqueeze(1) for x in hx)
-            output, states = self.forward(input.unsqueeze(B), hx, epsilon)
-            return output.squeeze(B), tuple(x.squeeze(1) for x in states)
+            output, states = self.forward(input.unsqueeze(batch_dim), hx, epsilon)
+            return output.squeeze(batch_dim), tuple(x.squeeze(1) for x in states)
         self.check_input(input, None)
-        input = input.transpose(0, 1) if self.batch_first else input
-        output, states = self.run(input, hx, epsilon)
+        output, states = self.run(input.transpose(0, 1) if self.batch_first else input, hx, epsilon)
         return output.transpose(0, 1) if self.batch_first else output, states
 
     @torch.compiler.disable  # it would be compiled piece by piece, over and over
@@ -256,54 +272,53 @@ class ProxLSTM(nn.LSTM):
         """
         T, B, _ = input.shape
         dtype, device, directions = input.dtype, input.device, 1 + self.bidirectional
-        full = torch.promote_types(dtype, torch.float32)
-        autocast = full == torch.float32 and torch.is_autocast_enabled(device.type)
+        full_dtype = torch.promote_types(dtype, torch.float32)
+        autocast = full_dtype == torch.float32 and torch.is_autocast_enabled(device.type)
         if T == 0:
             raise ValueError('input has no steps, expected at least one')
         shape = self.num_layers * directions, B, self.hidden_size
-        hx = hx or 2 * (input.new_zeros(shape),)
-        for name, x in zip(('h_0', 'c_0'), hx):
+        h_0, c_0 = 2 * (input.new_zeros(shape),) if hx is None else hx
+        for name, x in {'h_0': h_0, 'c_0': c_0}.items():
             if x.shape != shape or x.device != device or not (x.dtype == dtype or autocast):
                 raise ValueError(f'{name} is {x.dtype} {tuple(x.shape)} on {x.device}, expected '
                                  f'{dtype} {shape} on {device}')
-        last, reverse = -1, (torch.arange(T - 1, -1, -1, device=device),)
+        last, backwards = -1, (torch.arange(T - 1, -1, -1, device=device),)
         if lengths is not None:
-            last = lengths, torch.arange(B, device=device)
-            reverse = (lengths + reverse[0][:, None]) % T, last[1]  # the padding stays at the end
+            lengths, samples = lengths.to(device), torch.arange(B, device=device)
+            last = lengths, samples
+            # Each sequence is reversed within its own length, and so is the padding behind it.
+            backwards = (lengths + backwards[0][:, None]) % T, samples
 
-        each = iter(zip(*hx, self.all_weights))
-        h_n, c_n, bounds = [], [], []
-        epsilons = torch.as_tensor(epsilon, dtype=full).expand(self.num_layers)
-        for layer, epsilon in enumerate(epsilons):
-            if layer:
-                input = F.dropout(input, self.dropout, self.training)
+        epsilons = torch.as_tensor(epsilon, dtype=full_dtype, device=device)
+        each = iter(zip(h_0, c_0, self.all_weights))
+        output, h_n, c_n, bounds = input, [], [], []
+        for layer, layer_epsilon in enumerate(epsilons.expand(self.num_layers)):
+            v = F.dropout(output, self.dropout, self.training) if layer else output
             outputs = []
-            for direction in range(directions):
+            for reverse in range(directions):
                 h, c, weights = next(each)
-                x = input[reverse] if direction else input
                 h_all, c_all, solver, *_ = ProximalSequence.apply(
-                    epsilon, *map(widen, (x, h, c, *weights)))
-                outputs.append(h_all[1:][reverse] if direction else h_all[1:])
+                    layer_epsilon, *map(widen, (v[backwards] if reverse else v, h, c, *weights)))
+                outputs.append(h_all[1:][backwards] if reverse else h_all[1:])
                 h_n.append(h_all[last])
                 c_n.append(c_all[last])
                 bounds.append(solver.bound)
-            input = torch.cat(outputs, 2)
-        self.warn_if_ill_conditioned(float(max(bounds)), full)
-        results = input, torch.stack(h_n), torch.stack(c_n)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else dtype
-        output, h_n, c_n = (x.to(dtype) for x in results)
-        return output, (h_n, c_n)
+            output = torch.cat(outputs, 2)
+        self.warn_if_ill_conditioned(float(max(bounds)), full_dtype)
+        if autocast:
+            dtype = torch.get_autocast_dtype(device.type)
+        return output.to(dtype), (torch.stack(h_n).to(dtype), torch.stack(c_n).to(dtype))
 
     def warn_if_ill_conditioned(self, bound, dtype):
-        """Warn, at the line that called the layer, if a system's condition exceeds the limit."""
+        """Warn, at the line that called the layer, if `bound` exceeds the limit."""
         limit = CONDITION_LIMIT[dtype]
         if bound > limit:
-            inside = __file__, str(Path(torch.__file__).parent)
+            inside = __file__, os.path.join(os.path.dirname(torch.__file__), '')
             level, frame = 1, sys._getframe()
             while frame.f_back and frame.f_code.co_filename.startswith(inside):
                 level, frame = level + 1, frame.f_back
             warnings.warn(f'ProxLSTM: 1 + ε‖G‖² is up to {bound:.0e}, above {limit:.0e}, so that '
-                          f'gradients may be inaccurate; use a smaller epsilon or float64',
+                          f'results may be inaccurate; use a smaller epsilon or float64',
                           RuntimeWarning, stacklevel=level)
 
     def extra_repr(self):
@@ -313,20 +328,20 @@ class ProxLSTM(nn.LSTM):
 # ------------------------------------------------------------- everything below is only speed
 # It writes out the steps of `ProximalStep` for the LSTM's own gates. W_k [H, D] are the rows of
 # `weight_ih` of the gates k = i, f, g, and W [3H, D] all of them, so that G = Σ_k diag(α_k) W_k.
-# Ga and Gc are Gᵀa and Gᵀc [B, D], as in `ProximalStep`; WGa and WGc are ε W Gᵀa and ε W Gᵀc
-# [B, 3H].
+# Ga and Gc are Gᵀa and Gᵀc [B, D], as in `ProximalStep`. WGa and WGc contain ε: they are ε W Gᵀa
+# and ε W Gᵀc [B, 3H].
 
 class ProximalSequence(torch.autograd.Function):
     """All steps of a sequence at once: (input, h, c) → the h and c before and after every step.
 
-    The gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), whose z are affine in v and the
-    previous h, and the previous c₋ give s = f c₋ + i g; α_k = ∂s/∂z_k. The derivative of the
-    second-order term −ε ⟨Gᵀa, Gᵀc⟩ with respect to α_k is −β_k, β_k = ε (a W_k Gᵀc + c W_k Gᵀa),
-    and the derivatives of α_k are the second derivatives of s. β needs only by-products of the
-    solver.
+    With the gates i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g), where z is affine in v and
+    the previous h, and with the previous state c₋, s = f ⊙ c₋ + i ⊙ g. Let α_k = ∂s/∂z_k. The
+    derivative of the second-order term −ε ⟨Gᵀa, Gᵀc⟩ with respect to α_k is −β_k,
+    β_k = ε (a ⊙ W_k Gᵀc + c ⊙ W_k Gᵀa), and the derivatives of α_k are the second derivatives of s.
+    β needs only by-products of the solver.
 
     Shapes: epsilon 0-d; input [T, B, D]; h and c [B, H]; weights as in `nn.LSTM`; both results
-    [T+1, B, H]. Further results are what the backward pass needs: the solver, and tensors that grow
+    [T+1, B, H]. Further results are the solver, and what the backward pass needs: tensors that grow
     as T·B·(H + D).
     """
 
@@ -364,7 +379,7 @@ class ProximalSequence(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        h_all, c_all, ctx.solver, *saved = output
+        h_all, c_all, _, *saved = output
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(h_all, c_all, *saved, *inputs)
@@ -375,12 +390,12 @@ class ProximalSequence(torch.autograd.Function):
         h_all, c_all, gates_all, Gc_all, WGc_all, *inputs = ctx.saved_tensors
         grads = [torch.zeros_like(h_all) if x is None else x for x in (grad_h_all, grad_c_all)]
         if torch.is_grad_enabled():  # create_graph=True
-            return vjp(run_steps, *inputs)[1](tuple(grads))
+            return vjp(run_steps, *(x.view_as(x) for x in inputs))[1](tuple(grads))
 
         epsilon, input, _, _, weight_ih, weight_hh, *biases = inputs
         T, B, D = input.shape
         H, CHUNK = h_all.shape[2], ProximalSequence.CHUNK
-        solver = ctx.solver
+        solver = make_solver(weight_ih, epsilon, B)  # of its own: backward passes may be concurrent
         gates_all, WGc_all = gates_all.unflatten(2, (4, H)), WGc_all.unflatten(2, (3, H))
         h_before, c_before, c_all = h_all[:-1], c_all[:-1], c_all[1:]
         grad_epsilon, grad_input, _, _, *grads_weights = (
@@ -462,14 +477,14 @@ def add_weight_gradients(grads, grad_z, input, h, cell, pairs, epsilon):
     """Add a chunk's gradients to those of `grads` that are not None, in the weights' order.
 
     The second-order term adds −ε Σ diag(α_k) (a Gcᵀ + c Gaᵀ), summed over steps and samples, to
-    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga).
+    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga). Overwrites `cell.d2s_kk`.
     """
     grad_weight_ih, grad_weight_hh, *grads_biases = grads
     grad_z, input, h = (x.flatten(0, 1) for x in (grad_z, input, h))
     if grad_weight_ih is not None:
         grad_weight_ih.addmm_(grad_z.T, input)
         for x, Gx in pairs:
-            alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.d2s_kk)  # it has been used
+            alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.d2s_kk)
             rows = alpha_x.flatten(2).flatten(0, 1).T
             grad_weight_ih[:len(rows)].addmm_(rows, Gx.flatten(0, 1), alpha=-float(epsilon))
     if grad_weight_hh is not None:
@@ -496,7 +511,7 @@ DENSE = 128  # hidden units below which matrices H×H pay
 
 
 class ConjugateGradients:
-    """Preconditioned conjugate gradients in the usual letters, with the residual r = M x − b.
+    """Preconditioned conjugate gradients in the usual letters, but with r = M x − b.
 
     Each system has its own step lengths; an iteration takes two matrix products for all. It stops
     when each system's error in the norm of M, relative to the solution's, is estimated to be below
@@ -521,7 +536,7 @@ class ConjugateGradients:
         self.tolerance = self.TOLERANCE[weight_ih.dtype]
         self.tiny = torch.finfo(weight_ih.dtype).tiny
         self.check_every = 4 if weight_ih.is_cuda else 1  # a check waits for the device
-        self.bound = weight_ih.new_ones(())
+        self.bound = weight_ih.new_ones(1)
         self.iterations = 0  # of the last solve()
         self.Q = None
         if H < DENSE:
@@ -555,7 +570,7 @@ class ConjugateGradients:
         p, Mp, r, z = self.p, self.Mp, self.r, self.z
         diagonal = alpha.abs().mul_(self.norms).sum(1).square_()  # of ε G Gᵀ, or above
         bound = diagonal.sum(1, keepdim=True).add_(1)
-        self.bound = torch.maximum(self.bound, bound.nan_to_num(0).amax())
+        self.bound = torch.cat([self.bound, bound.nan_to_num(0).flatten()]).amax(0, keepdim=True)
         scale = diagonal.add_(1).rsqrt_()
         share = self.tolerance ** 2 / bound
         norm = b.abs().amax(1, keepdim=True).clamp_min_(self.tiny)  # squares must not underflow
@@ -601,13 +616,13 @@ class Cholesky:
         self.K = self.W @ self.epsilon_W_T
         self.bound = 1.0
         self.library = load_native()
-        self.memory = weight_ih.new_zeros(self.library.memory(H))
+        self.workspace = weight_ih.new_zeros(self.library.workspace(H))
 
     def solve(self, alpha, b, out):
         x, Gx, WGx = out
         alpha, b = alpha.contiguous(), b.contiguous()
         alpha_x = torch.empty_like(WGx)
-        tensors = self.K, alpha, b, x, alpha_x, self.memory
+        tensors = self.K, alpha, b, x, alpha_x, self.workspace
         bound = self.library.solve(*b.shape, *(tensor.data_ptr() for tensor in tensors))
         self.bound = max(self.bound, bound)
         torch.mm(alpha_x, self.W, out=Gx)
@@ -627,17 +642,18 @@ def load_native():
             path = Path(folder) / 'solver.so'
             command = ['cc', '-O3', '-march=native', '-funroll-loops', '-fno-math-errno',
                        '-shared', '-fPIC', '-o', path, '-x', 'c', '-']
-            subprocess.run(command, input=SOURCE, encoding='ascii', capture_output=True, check=True)
+            subprocess.run(command, input=SOURCE.encode(), capture_output=True, check=True)
             library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
+    library.workspace.argtypes, library.workspace.restype = [ctypes.c_long], ctypes.c_long
     library.solve.argtypes = 2 * [ctypes.c_long] + 6 * [ctypes.c_void_p]
     library.solve.restype = ctypes.c_float
     return library
 
 
 def describe_solver():
-    """Return what, besides torch, the bits of float32 results on a CPU depend on."""
+    """Describe the solver for float32 on the CPU, on which the last digits depend."""
     library = load_native()
     return f'native, {library.lanes()} lanes' if library else 'PyTorch'
 
@@ -657,7 +673,8 @@ typedef float vector __attribute__((vector_size(4 * LANES)));
 
 int lanes(void) { return LANES; }
 
-long memory(long H) { return LANES * (5 * H + (H + BLOCK) * (H + BLOCK + 1) / 2); }
+/* in floats; the memory must be aligned to the vectors */
+long workspace(long H) { return LANES * (5 * H + (H + BLOCK) * (H + BLOCK + 1) / 2); }
 
 /* x = (I + sum_gh diag(alpha_g) K_gh diag(alpha_h))^-1 b for B samples, LANES at a time. Spare
    lanes repeat the last sample. Returns the largest trace. */

@@ -9,13 +9,15 @@ torch.func.jacrev, a dense solve, and plain autograd through all of it.
 import copy
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import (PackedSequence, pack_padded_sequence, pack_sequence,
+                                pad_packed_sequence)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from Classifier import LSTMClassifier
@@ -539,9 +541,11 @@ def test_stacked_bidirectional_packed_equals_each_sequence_alone(enforce_sorted)
     layer = ProxLSTM(3, 4, 2, bidirectional=True, epsilon=2.0).double()
     lengths = [6, 4, 1] if enforce_sorted else [4, 1, 6]
     sequences = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in lengths]
-    packed, (h_n, c_n) = layer(pack_sequence(sequences, enforce_sorted=enforce_sorted))
+    states = torch.randn(2, 4, 3, 4, dtype=torch.float64)
+    packed, (h_n, c_n) = layer(pack_sequence(sequences, enforce_sorted=enforce_sorted),
+                               tuple(states))
     output, _ = pad_packed_sequence(packed)
-    alone = [layer(x) for x in sequences]
+    alone = [layer(x, tuple(states[:, :, i])) for i, x in enumerate(sequences)]
     for i, (n, (single, (single_h, single_c))) in enumerate(zip(lengths, alone)):
         torch.testing.assert_close((output[:n, i], h_n[:, i], c_n[:, i]),
                                    (single, single_h, single_c))
@@ -564,23 +568,65 @@ def test_gradcheck_of_epsilon(make, per_layer):
         epsilon = torch.full(shape, value, dtype=torch.float64, requires_grad=True)
 
         def f(epsilon):
-            module.epsilon = epsilon
-            return torch.stack([x.square().sum() for x in module(input)[0]])
+            return sum(x.square().sum() for x in flattened(module(input, epsilon=epsilon)))
 
         if value:
             assert torch.autograd.gradcheck(f, epsilon)
         else:  # one-sided, as epsilon must not be negative
-            slope = (f(epsilon + 1e-6).sum() - f(epsilon).sum()) / 1e-6
-            gradient, = torch.autograd.grad(f(epsilon).sum(), epsilon)
+            slope = (f(epsilon + 1e-6) - f(epsilon)) / 1e-6
+            gradient, = torch.autograd.grad(f(epsilon), epsilon)
             torch.testing.assert_close(gradient.sum(), slope, rtol=1e-4, atol=1e-7)
 
 
-def test_a_parameter_as_epsilon_is_one_of_the_modules_parameters():
-    for module in (ProxLSTMCell(3, 4, epsilon=nn.Parameter(torch.tensor(2.0))),
-                   ProxLSTM(3, 4, epsilon=nn.Parameter(torch.tensor(2.0)))):
-        assert 'epsilon' in dict(module.named_parameters())
-        torch.cat([x.flatten() for x in flattened(module(torch.randn(2, 3)))]).sum().backward()
-        assert module.epsilon.grad.abs() > 0
+def test_packed_output_has_the_order_of_the_input_though_lengths_tie():
+    padded, order = torch.randn(5, 3, 3), torch.tensor([2, 0, 1])
+    sorted_ = pack_padded_sequence(padded[:, order], [5, 5, 5])
+    packed = PackedSequence(sorted_.data, sorted_.batch_sizes, order, torch.argsort(order))
+    layer = ProxLSTM(3, 4)
+    output, (h_n, _) = layer(packed)
+    assert torch.equal(output.sorted_indices, order)
+    expected, (expected_h, _) = layer(padded)
+    torch.testing.assert_close(pad_packed_sequence(output)[0], expected)
+    torch.testing.assert_close(h_n, expected_h)
+
+
+def test_two_threads_may_run_backward_through_one_graph(solver):
+    torch.manual_seed(0)
+    layer, input = ProxLSTM(64, 50), torch.randn(20, 27, 64)
+    output, _ = layer(input)
+    weights = [torch.randn_like(output) for _ in range(2)]
+
+    def gradient(weight):
+        return torch.autograd.grad((output * weight).sum(), layer.weight_ih_l0, retain_graph=True)
+
+    expected = list(map(gradient, weights))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            for actual, exact in zip(pool.map(gradient, weights), expected):
+                assert torch.equal(actual[0], exact[0])
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_an_empty_batch_is_computed_as_lstm_does(solver, dtype):
+    output, (h_n, c_n) = ProxLSTM(3, 4, dtype=dtype)(torch.zeros(5, 0, 3, dtype=dtype))
+    assert output.shape == (5, 0, 4) and h_n.shape == c_n.shape == (1, 0, 4)
+
+
+@pytest.mark.parametrize('kind', [ProxLSTMCell, ProxLSTM])
+def test_hooks_fire_once(kind):
+    calls, module = [], kind(3, 4)
+    module.register_forward_hook(lambda *_: calls.append(1))
+    module(torch.randn(3) if kind is ProxLSTMCell else torch.randn(5, 3))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('kind', [ProxLSTMCell, ProxLSTM])
+def test_a_learnable_epsilon_goes_to_forward_and_is_no_parameter(kind):
+    with pytest.raises(ValueError, match='pass it to forward'):
+        kind(3, 4, epsilon=nn.Parameter(torch.tensor(2.0)))
+    module, epsilon = kind(3, 4), torch.tensor(2.0, requires_grad=True)
+    sum(x.sum() for x in flattened(module(torch.randn(2, 3), epsilon=epsilon))).backward()
+    assert epsilon.grad.abs() > 0
 
 
 def flattened(results):
@@ -704,8 +750,7 @@ def test_gradgradcheck(kind):
     epsilon = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
 
     def f(epsilon, input, *weights):
-        module.epsilon = epsilon
-        results = functional_call(module, dict(zip(names, weights)), (input,))
+        results = functional_call(module, dict(zip(names, weights)), (input, None, epsilon))
         return results if kind is ProxLSTMCell else (results[0], results[1][1])
 
     inputs = epsilon, input, *module.parameters()
@@ -743,6 +788,10 @@ def test_torch_func_inference_mode_and_compile(kind):
 
     expected, = torch.autograd.grad(loss(input), input)
     torch.testing.assert_close(torch.func.grad(loss)(input), expected)
+    _, pullback = torch.func.vjp(loss, input)
+    torch.testing.assert_close(pullback(torch.ones_like(loss(input)))[0], expected)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(loss))(input),
+                               torch.autograd.functional.hessian(loss, input))
     by_weights = torch.func.grad(lambda weights: functional_call(
         module, weights, (input,))[0].square().sum())(dict(module.named_parameters()))
     torch.testing.assert_close(list(by_weights.values()), list(torch.autograd.grad(
@@ -757,8 +806,8 @@ def test_torch_func_inference_mode_and_compile(kind):
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2), [1.0, -1.0],
-                                     'much'])
+@pytest.mark.parametrize('epsilon', [-1.0, math.nan, math.inf, torch.tensor(-0.5), torch.ones(2),
+                                     [1.0, -1.0], 1e39, 'much', '2'])
 @pytest.mark.parametrize('make', [
     lambda epsilon: ProxLSTMCell(3, 4, epsilon=epsilon),
     lambda epsilon: ProxLSTM(3, 4, epsilon=epsilon),
@@ -789,10 +838,12 @@ def test_layer_refuses_input_that_lstm_refuses(input):
 
 
 @pytest.mark.parametrize('epsilon', [0, 1.0])
-@pytest.mark.parametrize('dtype', [torch.float64, torch.int64])
-def test_cell_refuses_input_of_another_type_as_lstm_cell_does(epsilon, dtype):
-    with pytest.raises(RuntimeError):
-        ProxLSTMCell(3, 4, epsilon=epsilon)(torch.ones(2, 3, dtype=dtype))
+@pytest.mark.parametrize('input, words', [(torch.ones(2, 3).double(), 'dtype'),
+                                          (torch.ones(2, 3, dtype=torch.int64), 'dtype'),
+                                          (torch.ones(2, 5, 3), 'to be 1D or 2D')])
+def test_cell_refuses_input_that_lstm_cell_refuses(epsilon, input, words):
+    with pytest.raises((RuntimeError, ValueError), match=words):
+        ProxLSTMCell(3, 4, epsilon=epsilon)(input)
 
 
 def test_layer_refuses_packed_input_of_another_size():
@@ -807,6 +858,20 @@ def test_layer_refuses_states_of_another_type_or_shape():
         for epsilon in (0, 1.0):
             with pytest.raises((ValueError, RuntimeError)):
                 ProxLSTM(3, 4, epsilon=epsilon)(torch.zeros(5, 2, 3), states)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_cuda_with_autocast_and_an_epsilon_on_the_cpu():
+    layer, input = ProxLSTM(5, 4), torch.randn(6, 3, 5)
+    results = []
+    for device in ('cpu', 'cuda'):
+        epsilon = torch.tensor(2.0, requires_grad=True)
+        layer.to(device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            output = layer(input.to(device), epsilon=epsilon)[0]
+        output.float().square().sum().backward()
+        results.append([output.cpu(), epsilon.grad])
+    torch.testing.assert_close(*results, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

@@ -115,7 +115,7 @@ def test_without_it_the_other_solver_serves_silently(monkeypatch, recwarn, capfd
     else:
         monkeypatch.setenv('PATH', str(tmp_path))
     if reason == 'an error of the compiler':
-        (tmp_path / 'cc').write_text('#!/bin/sh\necho wrong >&2\nexit 1\n')
+        (tmp_path / 'cc').write_text('#!/bin/sh\necho "error: ‘wrong’" >&2\nexit 1\n')
         (tmp_path / 'cc').chmod(0o755)
     load_native.cache_clear()
     try:

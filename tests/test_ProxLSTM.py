@@ -361,14 +361,15 @@ def test_a_sample_with_a_tiny_or_a_nan_gradient_leaves_the_others_alone(solver, 
     expected, = torch.autograd.grad((layer(input)[0][-1] * weight).sum(), input)
     size = torch.tensor([[1.0], [1e-9], [0.0]], dtype=dtype)
     actual, = torch.autograd.grad((layer(input)[0][-1] * weight * size).sum(), input)
-    torch.testing.assert_close(actual[:, 0], expected[:, 0])
-    torch.testing.assert_close(actual[:, 1] * 1e9, expected[:, 1])
+    tolerance = {'rtol': 1e-2, 'atol': 1e-3} if dtype == torch.float32 else {}
+    torch.testing.assert_close(actual[:, 0], expected[:, 0], **tolerance)
+    torch.testing.assert_close(actual[:, 1] * 1e9, expected[:, 1], **tolerance)
     assert not actual[:, 2].any()
 
     damaged = input.detach().clone()
     damaged[1, 1] = math.nan
     output, (_, c_n) = layer(damaged)
-    torch.testing.assert_close(output[:, ::2], layer(input)[0][:, ::2])
+    torch.testing.assert_close(output[:, ::2], layer(input)[0][:, ::2], **tolerance)
     assert output[1:, 1].isnan().all() and c_n[0, 1].isnan().all()
 
 

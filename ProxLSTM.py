@@ -307,7 +307,7 @@ class ProxLSTM(nn.LSTM):
                 c_n.append(c_all[last])
                 bounds.append(solver.bound)
             output = torch.cat(outputs, 2)
-        self.warn_if_ill_conditioned(float(max(bounds)), full_dtype)
+        self.warn_if_ill_conditioned(max(bounds), full_dtype)
         if autocast:
             dtype = torch.get_autocast_dtype(device.type)
         return output.to(dtype), (torch.stack(h_n).to(dtype), torch.stack(c_n).to(dtype))
@@ -539,7 +539,7 @@ class ConjugateGradients:
         self.tolerance = self.TOLERANCE[weight_ih.dtype]
         self.tiny = torch.finfo(weight_ih.dtype).tiny
         self.check_every = 4 if weight_ih.is_cuda else 1  # a check waits for the device
-        self.bound = weight_ih.new_ones(1)
+        self.bounds = weight_ih.new_ones(batch, 1)  # the largest of each sample
         self.iterations = 0  # of the last solve()
         self.Q = None
         if H < DENSE:
@@ -555,6 +555,10 @@ class ConjugateGradients:
         self.alpha_p = weight_ih.new_empty(batch, 3, H)
         self.z, self.scaled = weight_ih.new_empty(2, batch, H)
 
+    @property
+    def bound(self):
+        return self.bounds.max().item() if len(self.bounds) else 1.0
+
     def precondition(self, r, scale, out):
         """Write E Q E r to `out`."""
         if self.Q is None:
@@ -564,7 +568,7 @@ class ConjugateGradients:
     def solve(self, alpha, b, out):
         diagonal = alpha.abs().mul_(self.norms).sum(1).square_()  # of ε G Gᵀ, or above
         bound = diagonal.sum(1, keepdim=True).add_(1)
-        self.bound = torch.cat([self.bound, bound.nan_to_num(0).flatten()]).amax(0, keepdim=True)
+        self.bounds = torch.fmax(self.bounds, bound)  # which ignores NaN
         scale = diagonal.add_(1).rsqrt_()
         share = self.tolerance ** 2 / bound
         norm = b.abs().amax(1, keepdim=True).clamp_min_(self.tiny)  # squares must not underflow
@@ -593,7 +597,7 @@ class ConjugateGradients:
             if iteration % self.check_every == 0 and not (step * rz > goal).any():
                 break
         else:
-            self.bound = torch.full_like(self.bound, math.inf)
+            self.bounds.fill_(math.inf)
         self.iterations = iteration
         x.addcmul_(step, p, value=-1)
         for product, result in zip((x, Gx, WGx), out):

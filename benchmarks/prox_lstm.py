@@ -168,7 +168,7 @@ def measure(lstm, input, epsilon, repetitions, cells=True):
 
 def draw(path, epsilon, device, repetitions):
     """Draw the ratio against H and against epsilon."""
-    hidden, epsilons = (16, 32, 50, 100, 127, 200, 512), (0.1, 0.3, 1, 3, 10, 30, 100)
+    hidden, epsilons = (16, 32, 50, 80, 127, 200, 512), (0.1, 0.3, 1, 3, 10, 30, 100)
     panels = [('H', hidden, f'D = 64, T = 14, ε = {epsilon:g}', [(H, epsilon) for H in hidden]),
               ('ε', epsilons, 'D = 64, H = 50, T = 14', [(50, e) for e in epsilons])]
     figure = Figure(figsize=(10, 4), layout='constrained')

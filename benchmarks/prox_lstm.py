@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from Classifier import LSTMClassifier
 from load_data import load_data
-from ProxLSTM import ProxLSTM, ProxLSTMCell, describe_solver
+from ProxLSTM import Cholesky, ProxLSTM, ProxLSTMCell, describe_solver, make_solver
 from support.checkpoints import load_checkpoint
 from support.figures import save_figure
 from support.options import device_name, positive, positive_int
@@ -141,8 +141,9 @@ def measure(lstm, input, epsilon, repetitions, cells=True):
     for module in (layer, cell):
         for own, parameter in zip(module.parameters(), lstm.parameters()):
             own.data.copy_(parameter.data)
-    steps = {'native': (training_step, layer, repetitions),
-             'PyTorch': (training_step_in_pytorch, layer, repetitions)}
+    steps = {'PyTorch': (training_step_in_pytorch, layer, repetitions)}
+    if isinstance(make_solver(lstm.weight_ih_l0, torch.tensor(epsilon), B), Cholesky):
+        steps['native'] = training_step, layer, repetitions
     if cells:
         steps['ProxLSTMCell'] = training_step, cell, repetitions if H * T < 1000 else 2
 
@@ -176,10 +177,13 @@ def draw(path, epsilon, device, repetitions):
         results = [measure(*scaled_lstm(64, H, 14, device), e, repetitions, cells=False)[0]
                    for H, e in points]
         for solver, style in (('PyTorch', 's--'), ('native', 'o-')):
-            ratios = [result[solver][0] for result in results]
-            medians = [statistics.median(r) for r in ratios]
-            whiskers = [[m - min(r), max(r) - m] for m, r in zip(medians, ratios)]
-            ax.errorbar(values, medians, list(zip(*whiskers)), fmt=style, capsize=3, label=solver)
+            ratios = {x: result[solver][0] for x, result in zip(values, results)
+                      if solver in result}
+            medians = {x: statistics.median(r) for x, r in ratios.items()}
+            whiskers = [[medians[x] - min(r), max(r) - medians[x]] for x, r in ratios.items()]
+            if ratios:
+                ax.errorbar(*zip(*medians.items()), list(zip(*whiskers)), fmt=style, capsize=3,
+                            label=solver)
         ax.set(xscale='log', xlabel=name, ylabel="training step, multiple of nn.LSTM's",
                title=title, ylim=(0, None))
         ax.set_xticks(values, [f'{v:g}' for v in values])
@@ -221,11 +225,13 @@ def main(args):
     cases += [('trained', *trained_lstm(path, args.device)) for path in args.checkpoint]
     for weights, lstm, input, epsilon in cases:
         results, kept = measure(lstm, input, epsilon, args.repetitions)
-        ratios = [f'{statistics.median(r):.1f} ({min(r):.1f} – {max(r):.1f})'
-                  for r, _ in results.values()]
+        layers = 'native', 'PyTorch', 'ProxLSTMCell'
+        ratios = {name: f'{statistics.median(r):.1f} ({min(r):.1f} – {max(r):.1f})'
+                  for name, (r, _) in results.items()}
+        errors = {name: f'{error:.0e}' for name, (_, error) in results.items()}
         cells = [f'{input.shape[2]}, {lstm.hidden_size}, {len(input)}', weights, f'{epsilon:g}',
-                 *ratios, *(f'{results[name][1]:.0e}' for name in ('native', 'PyTorch')),
-                 f'{kept:.1f}']
+                 *(ratios.get(name, '') for name in layers),
+                 *(errors.get(name, '') for name in layers[:2]), f'{kept:.1f}']
         print(f'| {" | ".join(cells)} |', flush=True)
     if args.figure:
         args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -223,8 +223,8 @@ class ProxLSTM(nn.LSTM):
     torch.linalg.LinAlgError for NaN. `torch.func.vmap` and forward mode fail. `torch.compile` runs
     the layer uncompiled; `torch.export` and `torch.jit.trace` fail.
 
-    The linear systems are solved directly in float32 on a CPU with a C compiler, for H below 128,
-    and otherwise iteratively. On the models of training.py with ε from 0.1 to 300, the relative
+    The linear systems are solved directly in float32 on a CPU with a C compiler, for H below 128
+    (unless the environment has PROXLSTM_NATIVE=0), and otherwise iteratively. On the models of training.py with ε from 0.1 to 300, the relative
     error of the gradients is below 1e-4 by the direct solver, below 1e-3 by the iterative one in
     float32, where it depends on the other samples of the batch, and below 1e-9 in float64. Where
     1 + ε‖G‖² exceeds `CONDITION_LIMIT`, results may be less accurate, or NaN, and a RuntimeWarning
@@ -616,15 +616,15 @@ class Cholesky:
         self.W_T = self.W.T
         self.K = epsilon * (self.W @ self.W_T)
         self.bound = 1.0
-        self.library = load_native()
-        self.workspace = weight_ih.new_zeros(self.library.workspace(H))
+        self.compiled = load_native()
+        self.workspace = weight_ih.new_zeros(self.compiled.workspace(H))
 
     def solve(self, alpha, b, out):
         x, Gx, WGx = out
         alpha, b = alpha.contiguous(), b.contiguous()
         alpha_x = torch.empty_like(WGx)
         tensors = self.K, alpha, b, x, alpha_x, self.workspace
-        bound = self.library.solve(*b.shape, *(tensor.data_ptr() for tensor in tensors))
+        bound = self.compiled.solve(*b.shape, *(tensor.data_ptr() for tensor in tensors))
         self.bound = max(self.bound, bound)
         torch.mm(alpha_x, self.W, out=Gx)
         torch.addmm(WGx, Gx, self.W_T, beta=0, alpha=self.epsilon, out=WGx)

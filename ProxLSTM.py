@@ -225,7 +225,7 @@ class ProxLSTM(nn.LSTM):
 
     The linear systems are solved directly in float32 on a CPU with a C compiler, for H below 128
     (unless the environment has PROXLSTM_NATIVE=0), and otherwise iteratively. On the models of training.py with ε from 0.1 to 300, the relative
-    error of the gradients is below 1e-4 by the direct solver, below 1e-3 by the iterative one in
+    error of the gradients is below 1e-4 by the direct solver, below 3e-3 by the iterative one in
     float32, where it depends on the other samples of the batch, and below 1e-9 in float64. Where
     1 + ε‖G‖² exceeds `CONDITION_LIMIT`, results may be less accurate, or NaN, and a RuntimeWarning
     is issued.

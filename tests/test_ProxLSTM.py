@@ -440,7 +440,7 @@ def test_the_promised_accuracy_holds_on_a_trained_model_or_a_warning_says_not(
     lstm, input = trained
     layer = ProxLSTM(64, 50, epsilon=epsilon)
     layer.load_state_dict(lstm.state_dict())
-    promised = 1e-9 if dtype == torch.float64 else 1e-4 if solver == 'native' else 1e-3
+    promised = 1e-9 if dtype == torch.float64 else 1e-4 if solver == 'native' else 3e-3
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         error = relative_error(layer, input, dtype)

@@ -65,18 +65,18 @@ class LSTMClassifier(nn.Module):
         self.v = None
 
     @classmethod
-    def from_checkpoint(cls, checkpoint):
+    def from_checkpoint(cls, checkpoint, averaged=False):
         """Rebuild a saved model, in evaluation mode.
 
         `checkpoint` is a path, or the dictionary in it: its 'arguments' are those of this class,
-        its 'state_dict' is loaded strictly. Raises OSError or ValueError for a file that cannot be
+        its 'state_dict' is loaded strictly, or its 'averaged' if `averaged`. Raises OSError or ValueError for a file that cannot be
         read, and ValueError for a checkpoint of another model.
         """
         if not isinstance(checkpoint, dict):
             checkpoint = load_checkpoint(checkpoint)
         try:
             model = cls(**checkpoint['arguments'])
-            model.load_state_dict(checkpoint['state_dict'], strict=True)
+            model.load_state_dict(checkpoint['averaged' if averaged else 'state_dict'], strict=True)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f'not a checkpoint of {cls.__name__}: {error}') from error
         return model.eval()

@@ -26,6 +26,7 @@ import time
 
 import torch
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from Classifier import LSTMClassifier
 from load_data import Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
@@ -102,6 +103,13 @@ def eval_model(model, test_iter, mode='plain', epsilon=None):
     return F.cross_entropy(logits, targets).item(), correct.sum().item() / len(correct), correct
 
 
+def evaluate(model, test_iter, mode, unseen):
+    """Return loss, accuracy, and accuracy on the sequences of the mask `unseen`, None if empty."""
+    loss, accuracy, correct = eval_model(model, test_iter, mode)
+    return loss, accuracy, (correct[unseen].sum().item() / unseen.sum().item() if unseen.any()
+                            else None)
+
+
 def train(run, args, data, start=None, saved=None, epochs=None):
     """Train the model of one `Run` and evaluate it after every epoch.
 
@@ -114,9 +122,10 @@ def train(run, args, data, start=None, saved=None, epochs=None):
         saved: an earlier result of this function, to continue; the numbers are those of one run.
         epochs: how many epochs to train now; None: all that are left.
 
-    Returns the checkpoint: 'arguments' and 'state_dict' of the model, 'run', its entry for
-    results.json, and what is needed to continue, unless it is finished. A run ends as 'diverged' in
-    the epoch in which a loss is not finite.
+    Returns the checkpoint: 'arguments' and 'state_dict' of the model; 'averaged', the exponential
+    moving average of its weights over minibatches; 'run', its entry for results.json; and what is
+    needed to continue, unless it is finished. A run ends as 'diverged' in the epoch in which a loss
+    is not finite.
     """
     started = time.perf_counter()
     train_iter, test_iter = ([Batch(*(x.to(args.device) for x in batch)) for batch in batches]
@@ -131,23 +140,26 @@ def train(run, args, data, start=None, saved=None, epochs=None):
             model.load_state_dict(start['state_dict'], strict=True)
         optimizer = torch.optim.Adam(model.parameters(), settings['lr'],
                                      weight_decay=settings['weight_decay'])
+        averaged = AveragedModel(model, use_buffers=True,
+                                 multi_avg_fn=get_ema_multi_avg_fn(args.average_decay))
+        optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
         if saved is not None:
-            restore_training_state(saved, model, optimizer, args.device)
+            restore_training_state(saved, model, averaged, optimizer, args.device)
         done = len(history['train_loss'])
         for epoch in range(done + 1, min(run.epochs, done + (epochs or run.epochs)) + 1):
             loss, accuracy = train_model(model, train_iter, optimizer, run.mode, run.epsilon,
                                          args.clip_value)
-            test_loss, test_accuracy, correct = eval_model(model, test_iter, run.mode)
+            test_loss, *accuracies = evaluate(model, test_iter, run.mode, unseen)
+            _, *averaged_accuracies = evaluate(averaged.module, test_iter, run.mode, unseen)
             if not math.isfinite(loss + test_loss):
                 entry['diverged'] = epoch
                 break
-            unseen_accuracy = (correct[unseen].sum().item() / unseen.sum().item() if unseen.any()
-                               else None)
-            for key, value in zip(HISTORY, (loss, accuracy, test_accuracy, unseen_accuracy)):
+            values = loss, accuracy, *accuracies, *averaged_accuracies
+            for key, value in zip(HISTORY, values, strict=True):
                 history[key].append(value)
-        state = training_state(model, optimizer, args.device)
+        state = training_state(model, averaged, optimizer, args.device)
     if entry['diverged'] is not None or len(history['train_loss']) == run.epochs:
-        state = {'state_dict': state['state_dict']}
+        state = {key: state[key] for key in ('state_dict', 'averaged')}
     entry['seconds'] = round(entry['seconds'] + time.perf_counter() - started, 2)
     return {'arguments': arguments, **state, 'run': entry}  # Section 3: Sweep.save writes this
 

@@ -14,6 +14,7 @@ from support.pages import load_results
 from support.statistics import Effect, correct
 
 UNCHANGED = 'as in training.py'  # what the changes of search and spikes are compared with
+LAST_WEIGHTS = 'last weights'    # what averaged weights are compared with
 
 
 def load(name):

@@ -23,6 +23,7 @@ from data import from_aeon
 from data.make_jv_data import import_aeon_datasets
 from load_data import DEFAULT_PATH, UCI_PATH, load_data, sequences_of, targets_of
 from ProxLSTM import ConjugateGradients
+from report.analysis import LAST_WEIGHTS
 from support.checkpoints import load_checkpoint, write_json
 from support.options import OPTIMIZER
 from support.pages import load_results
@@ -35,6 +36,7 @@ RESULTS = Path(__file__).parent / 'results'
 OUTPUT = Path(__file__).resolve().parents[1] / 'checkpoints' / 'report'
 SEEDS = 8
 DROPOUT = [place for place in PLACEMENTS if place != 'conv']  # equal before and after the ReLU
+DECAYS = 0.9, 0.95, 0.98, 0.99, 0.995, 0.998
 SWEEP = ['--seeds', str(SEEDS),
          '--adv-epsilons', '0.01', '0.1', '0.3', '1', '2', '10', '30', '150',
          '--prox-epsilons', '0.1', '0.5', '1', '2', '10', '30', '150',
@@ -221,7 +223,7 @@ def search():
                                  for fold in range(args.folds * args.repeats)])
 
 
-def validate(name, change, fold):
+def validate(name, change, fold, accuracy='test_accuracy'):
     """Train a changed base model on a fold; return its accuracy on the held-out sequences."""
     args = argparse.Namespace(**{**vars(training.get_args([])), **change})
     run = Run('plain', seed=fold, variant=change.get('variant', ''), epochs=args.epochs)
@@ -233,10 +235,21 @@ def validate(name, change, fold):
     entry = training.train(run, args, data)['run']
     if entry['diverged'] is not None:
         raise ValueError(f'{name}: the loss was not finite on fold {fold}')
-    return {'change': name, 'fold': fold, 'accuracy': entry['history']['test_accuracy'][-1]}
+    return {'change': name, 'fold': fold, 'accuracy': entry['history'][accuracy][-1]}
 
 
-PARTS = {part.__name__: part for part in (sweep, uci, inside, spikes, search, tune, others)}
+def averages():
+    """Cross-validate the decay of the base model's averaged weights, beside its last weights."""
+    args = training.get_args([])
+    folds = range(args.folds * args.repeats)
+    tasks = [{'name': LAST_WEIGHTS, 'change': {}, 'fold': fold} for fold in folds]
+    tasks += [{'name': f'{decay:g}', 'change': {'average_decay': decay}, 'fold': fold,
+               'accuracy': 'averaged_test_accuracy'} for decay in DECAYS for fold in folds]
+    measure('averages', validate, tasks)
+
+
+PARTS = {part.__name__: part for part in (sweep, uci, inside, spikes, search, averages, tune,
+                                          others)}
 
 
 def main(args):

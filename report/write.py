@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from report.analysis import (UNCHANGED, Setting, accuracy, column, cure_effects, group, load,
-                             placement_effects, spike_stretch, spikes, sweep_effects,
+from report.analysis import (LAST_WEIGHTS, UNCHANGED, Setting, accuracy, column, cure_effects,
+                             group, load, placement_effects, spike_stretch, spikes, sweep_effects,
                              sweep_settings, variants)
 from report.figures import write_figures
 from support.figures import markdown_table, mean_std, results_table
@@ -72,10 +72,19 @@ def settings_table():
 
 
 def search_table():
-    folds = {change: column(runs, 'accuracy') for change, runs in group('search', 'change').items()}
+    return folds_table('search', 'change', UNCHANGED, 'no change')
+
+
+def averages_table():
+    return folds_table('averages', 'decay', LAST_WEIGHTS, LAST_WEIGHTS)
+
+
+def folds_table(part, changed, baseline, name):
+    """Return a table of cross-validated changes, each compared with the baseline."""
+    folds = {change: column(runs, 'accuracy') for change, runs in group(part, 'change').items()}
     return markdown_table(
-        ['change', 'accuracy on held-out folds (%)', 'minus no change (mean ± standard error)'],
-        [[change, mean_std(values), paired_difference(values, folds[UNCHANGED])]
+        [changed, 'accuracy on held-out folds (%)', f'minus {name} (mean ± standard error)'],
+        [[change, mean_std(values), paired_difference(values, folds[baseline])]
          for change, values in folds.items()])
 
 
@@ -111,7 +120,7 @@ def names():
         **{function.__name__: function for function in (
             Setting, load, sweep_settings, format_p, tuning_table, results_table, accuracy_table,
             placement_table, effects_table, effect_range, settings_table, search_table,
-            inside_table, spike_table)},
+            averages_table, inside_table, spike_table)},
         'seeds': len(plain.runs), 'adv': sweep_effects('AdvLSTM'),
         'prox': sweep_effects('ProxLSTM'), 'early': Effect('', *early),
         'placements': placement_effects(), 'cures': cure_effects(), 'spikes': spikes(),

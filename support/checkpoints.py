@@ -63,18 +63,24 @@ def hash_file(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def training_state(model, optimizer, device):
-    """Return weights, optimizer state and random generators, with all tensors on the CPU."""
+def training_state(model, averaged, optimizer, device):
+    """Return weights, optimizer state and random generators, with all tensors on the CPU.
+
+    `averaged` is the `torch.optim.swa_utils.AveragedModel` of `model`.
+    """
     generators = [torch.get_rng_state()]
     if torch.device(device).type == 'cuda':
         generators.append(torch.cuda.get_rng_state(device))
-    return {'state_dict': to_cpu(model.state_dict()), 'optimizer': to_cpu(optimizer.state_dict()),
-            'generators': generators}
+    return {'state_dict': to_cpu(model.state_dict()),
+            'averaged': to_cpu(averaged.module.state_dict()),
+            'optimizer': to_cpu(optimizer.state_dict()), 'generators': generators}
 
 
-def restore_training_state(state, model, optimizer, device):
+def restore_training_state(state, model, averaged, optimizer, device):
     """Restore what `training_state` returned, so that training continues bit for bit."""
     model.load_state_dict(state['state_dict'], strict=True)
+    averaged.module.load_state_dict(state['averaged'], strict=True)
+    averaged.n_averaged.fill_(1)  # the average has begun; its count is not used otherwise
     optimizer.load_state_dict(state['optimizer'])
     torch.set_rng_state(state['generators'][0])
     if torch.device(device).type == 'cuda':

@@ -46,15 +46,19 @@ def plot_runs(folder, runs, chosen):
 def plot_accuracy(path, title, panels):
     """Draw test accuracy against epoch, a panel for each of {panel title: {label: runs}}.
 
-    A line is the mean over seeds, labeled with its last value, a band the standard deviation. The
-    last line of a panel is the method, those before it its controls. Diverged runs are left out,
-    and counted in the panel's title.
+    A bold line is the mean over seeds of the averaged weights, labeled with its last value, before
+    thin lines of every run's own weights; or, for runs without averaged weights, the mean of the
+    latter in a band of one standard deviation. The last line of a panel is the method, those before
+    it its controls. Diverged runs are left out, and counted in the panel's title.
     """
+    averaged = all('averaged_test_accuracy' in run['history']
+                   for groups in panels.values() for group in groups.values() for run in group)
+    key = 'averaged_test_accuracy' if averaged else 'test_accuracy'
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(1 + 4.2 * columns, 1.2 + 2.8 * rows), layout='constrained')
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    curves = {name: {label: accuracy_curves(group) for label, group in groups.items()}
+    curves = {name: {label: accuracy_curves(group, key) for label, group in groups.items()}
               for name, groups in panels.items()}
     means = [y.mean(0) for groups in curves.values() for y in groups.values() if y.size]
     floor = min(np.percentile(mean, 10) for mean in means) - 3 if means else 0
@@ -67,7 +71,9 @@ def plot_accuracy(path, title, panels):
             style = METHOD if label == list(groups)[-1] else CONTROL
             if y.size:
                 ends.append((y.mean(0)[-1], y.shape[1], style['color']))
-                draw_band(ax, y, label, style)
+                if averaged:
+                    draw_runs(ax, accuracy_curves(panels[name][label]), style)
+                draw_band(ax, y, label, style, band=not averaged)
         label_ends(ax, ends, (100 - floor) / 14)
         ax.grid(alpha=0.3)
         ax.set(ylim=(floor, 100.5), xlim=(0, 1.1 * max(map(len, means), default=1)))
@@ -82,7 +88,8 @@ def plot_accuracy(path, title, panels):
                       + (f'\ncut off below {floor}' if cut else ''))
     seeds = max((len(y) for groups in curves.values() for y in groups.values()), default=0)
     if seeds > 1:
-        title += f': mean and standard deviation over {seeds} seeds'
+        title += (f'\nbold: averaged weights, mean over {seeds} seeds; thin: each run' if averaged
+                  else f': mean and standard deviation over {seeds} seeds')
     figure.suptitle(title, fontsize=11)
     handles = {}
     for ax in axes:
@@ -92,17 +99,21 @@ def plot_accuracy(path, title, panels):
     save_figure(path, figure)
 
 
-def accuracy_curves(runs):
-    """Return test accuracy in per cent, [seeds, epochs], of the runs that did not diverge."""
-    return 100 * np.array([run['history']['test_accuracy'] for run in runs
-                           if run['diverged'] is None])
+def accuracy_curves(runs, key='test_accuracy'):
+    """Return accuracy in per cent, [seeds, epochs], of the runs that did not diverge."""
+    return 100 * np.array([run['history'][key] for run in runs if run['diverged'] is None])
 
 
-def draw_band(ax, y, label, style):
+def draw_runs(ax, y, style):
+    """Draw every row of y [seeds, epochs] as a thin line."""
+    ax.plot(np.arange(1, y.shape[1] + 1), y.T, color=style['color'], linewidth=0.5, alpha=0.4)
+
+
+def draw_band(ax, y, label, style, band=True):
     """Draw the mean of y [seeds, epochs], and a band of one standard deviation around it."""
     epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
     ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
-    if len(y) > 1:
+    if band and len(y) > 1:
         deviation = y.std(0, ddof=1)
         ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100),
                         color=style['color'], alpha=0.2, linewidth=0)
@@ -139,8 +150,9 @@ def results_table(runs):
     """Return a Markdown table of last-epoch accuracy, and its paired difference to the control.
 
     The control is the run at ε = 0 after as many epochs, seed by seed. Diverged runs are counted,
-    but take part in no mean and in no difference.
+    but take part in no mean and in no difference. The last column is there if all runs have it.
     """
+    averaged = all('averaged_test_accuracy' in run['history'] for run in runs)
     groups = {}
     for run in runs:
         groups.setdefault((run['mode'], run['variant'], run['epsilon']), {})[run['seed']] = run
@@ -160,8 +172,12 @@ def results_table(runs):
         rows.append((name, '' if mode == 'plain' else f'{epsilon:g}', epochs,
                      mean_std(final, of=len(group)), '' if None in unseen else mean_std(unseen),
                      difference))
-    return markdown_table(('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
-                           'all test, minus ε = 0 (points)'), rows)
+        if averaged:
+            rows[-1] += (mean_std([history['averaged_test_accuracy'][-1]
+                                   for history in histories.values()]),)
+    header = ('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
+              'all test, minus ε = 0 (points)', 'averaged weights, all test (%)')
+    return markdown_table(header if averaged else header[:-1], rows)
 
 
 def finished_histories(group):

@@ -22,6 +22,7 @@ TUNING_GRID = {'AdvLSTM': (0, 0.03, 0.1, 0.3, 1, 2, 3, 5, 10),
 OPTIMIZER = {'plain': {'lr': 1e-3, 'weight_decay': 1e-3},
              'AdvLSTM': {'lr': 5e-4, 'weight_decay': 1e-4},
              'ProxLSTM': {'lr': 1e-3, 'weight_decay': 1e-3}}
+AVERAGE_DECAY = 0.99  # per minibatch, by cross-validation, see report/README.md
 PREFIX = {'plain': 'base', 'AdvLSTM': 'adv', 'ProxLSTM': 'prox'}  # of options and checkpoints
 MODES = {prefix: mode for mode, prefix in PREFIX.items()}
 
@@ -123,6 +124,8 @@ def get_args(argv=None):
                        help='sequences per minibatch')
     group.add_argument('--clip-value', type=positive, default=0.1,
                        help='bound on each gradient entry')
+    group.add_argument('--average-decay', type=probability, default=AVERAGE_DECAY,
+                       help='of the moving average of the weights, per minibatch')
     for mode, prefix in PREFIX.items():
         for name, kind, text in (('lr', positive, 'learning rate'),
                                  ('weight_decay', non_negative, 'L2 penalty')):
@@ -209,7 +212,8 @@ def hyperparameters(args, run):
     prefix = PREFIX[run.mode]
     return {'epochs': run.epochs, 'batch_size': args.batch_size,
             'lr': getattr(args, f'{prefix}_lr'),
-            'weight_decay': getattr(args, f'{prefix}_weight_decay'), 'clip_value': args.clip_value}
+            'weight_decay': getattr(args, f'{prefix}_weight_decay'), 'clip_value': args.clip_value,
+            'average_decay': args.average_decay}
 
 
 def model_arguments(args, run, batches):

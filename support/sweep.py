@@ -24,7 +24,8 @@ from support.program import progress_bar
 
 SAVE_EVERY = 10   # epochs
 MAX_FAILURES = 3  # times that workers die before any run advances
-HISTORY = 'train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy'
+HISTORY = ('train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy',
+           'averaged_test_accuracy', 'averaged_unseen_accuracy')
 
 one_at_a_time = threading.Lock()  # a Dask worker may have threads, but only one random generator
 

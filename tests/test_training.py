@@ -16,7 +16,7 @@ import training
 from Classifier import LSTMClassifier
 from support.figures import results_table
 from support.options import ASSIGNMENT_EPSILONS, CHOSEN_EPSILON, get_args
-from support.sweep import Run
+from support.sweep import HISTORY, Run
 from tests.helpers import ROOT, run_program, write_waves
 from training import compute_perturbation, eval_model, train, train_model
 
@@ -118,9 +118,38 @@ def train_small(data, *options, start=None, saved=None, epochs_now=None,
                  epochs_now)
 
 
-def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a['state_dict'].values(), b['state_dict'].values(),
-                                                 strict=True))
+def same_weights(a, b, key='state_dict'):
+    return all(torch.equal(x, y) for x, y in zip(a[key].values(), b[key].values(), strict=True))
+
+
+def test_averaged_weights_are_the_moving_average_over_minibatches(data):
+    """Recomputed from a run whose every minibatch is an epoch; batch norm's statistics likewise."""
+    settings = {'mode': 'plain', 'epsilon': 0.0, 'variant': 'batch norm conv', 'epochs': 4}
+    run, args = Run(seed=3, **settings), get_args(['--average-decay', '0.7', '--base-lr', '0.01'])
+    batches = data[0][:1], data[1][:2], torch.arange(54) >= 40
+    expected, saved = None, None
+    for _ in range(4):
+        saved = train(run, args, batches, saved=saved, epochs=1)
+        weights = saved['state_dict']
+        expected = weights if expected is None else {
+            key: 0.7 * expected[key] + 0.3 * x if x.is_floating_point() else x
+            for key, x in weights.items()}
+    for key, x in saved['averaged'].items():
+        if x.is_floating_point():
+            torch.testing.assert_close(x, expected[key])
+    assert not torch.allclose(saved['averaged']['conv.weight'], saved['state_dict']['conv.weight'])
+    model = LSTMClassifier.from_checkpoint(saved, averaged=True)
+    _, accuracy, correct = eval_model(model, data[1][:2])
+    history = saved['run']['history']
+    assert history['averaged_test_accuracy'][-1] == accuracy
+    assert history['averaged_unseen_accuracy'][-1] == correct[40:].double().mean().item()
+
+
+def test_averaging_changes_no_number_of_the_last_weights(data):
+    a, b = (train_small(data, '--average-decay', decay) for decay in ('0.5', '0.99'))
+    keys = 'train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy'
+    assert same_weights(a, b) and not same_weights(a, b, 'averaged')
+    assert all(a['run']['history'][key] == b['run']['history'][key] for key in keys)
 
 
 def test_a_run_is_a_function_of_its_arguments(data):
@@ -143,7 +172,8 @@ def test_a_run_in_parts_is_the_run_in_one_go(data, mode, variant):
         part = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
         parts.append(len(part['run']['history']['train_loss']))
     assert parts == [2, 4, 5] and part['run']['history'] == whole['run']['history']
-    assert part.keys() == whole.keys() == {'arguments', 'state_dict', 'run'} and same_weights(part, whole)
+    assert part.keys() == whole.keys() == {'arguments', 'state_dict', 'averaged', 'run'}
+    assert same_weights(part, whole) and same_weights(part, whole, 'averaged')
 
 
 def test_a_run_ends_where_its_loss_is_not_finite(data):
@@ -183,7 +213,7 @@ def test_a_run_whose_test_set_is_all_training_has_no_unseen_accuracy(data):
     run = train_small(data, unseen=torch.zeros(54, dtype=torch.bool))['run']
     assert run['history']['unseen_accuracy'] == [None, None]
     run['history']['test_accuracy'] = [1.0, 1.0]
-    assert '| 100.0 |  |  |' in results_table([{**run, 'epsilon': 0.0}])
+    assert '| 100.0 |  |  | ' in results_table([{**run, 'epsilon': 0.0}])
 
 
 def test_train_model_refuses_an_epsilon_that_it_would_ignore_or_lacks(data):
@@ -213,8 +243,8 @@ def record_runs(monkeypatch, tmp_path):
             return {'arguments': {}, 'state_dict': {'mark': torch.tensor(len(runs))}, 'run': {
                 'mode': run.mode, 'epsilon': run.epsilon, 'seed': run.seed, 'variant': run.variant,
                 'hyperparameters': {'epochs': run.epochs}, 'seconds': 0.0,
-                'diverged': None if length else 1, 'history': {key: [0.5] * length for key in (
-                    'train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy')}}}
+                'diverged': None if length else 1,
+                'history': {key: [0.5] * length for key in HISTORY}}}
 
         monkeypatch.setattr(training, 'train', mark)
         training.main(get_args(['--output-dir', str(tmp_path), '--jobs', '1', *options]))
@@ -289,7 +319,8 @@ def test_dry_run_writes_every_output(dry_run):
         assert set(run) == {'mode', 'epsilon', 'seed', 'variant', 'hyperparameters', 'history',
                             'diverged', 'seconds'}
         assert {key: len(values) for key, values in run['history'].items()} == dict.fromkeys(
-            ('train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy'), 2)
+            ('train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy',
+             'averaged_test_accuracy', 'averaged_unseen_accuracy'), 2)
 
 
 def test_a_console_that_is_not_utf_8_gets_the_table_with_a_question_mark(dry_run):

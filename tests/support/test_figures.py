@@ -3,13 +3,17 @@
     python -m pytest tests/support/test_figures.py
 """
 
-from support.figures import plot_runs, results_table
+import numpy as np
+from matplotlib.axes import Axes
+
+from support.figures import plot_accuracy, plot_runs, results_table
 
 
-def make_run(epsilon, seed, accuracies, diverged=None, mode='AdvLSTM', variant=''):
+def make_run(epsilon, seed, accuracies, diverged=None, mode='AdvLSTM', variant='', averaged=None):
+    more = {} if averaged is None else {'averaged_test_accuracy': averaged}
     return {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant, 'diverged': diverged,
             'hyperparameters': {'epochs': 2 if epsilon else 3},
-            'history': {'test_accuracy': accuracies, 'unseen_accuracy': accuracies}}
+            'history': {'test_accuracy': accuracies, 'unseen_accuracy': accuracies, **more}}
 
 
 def test_plots_are_drawn_even_if_runs_diverged(tmp_path):
@@ -32,3 +36,25 @@ def test_results_table_compares_with_the_control_at_the_same_epoch_and_seed():
     assert '| AdvLSTM | 1 | 2 | 80.0, 1 of 2 diverged | 80.0 | +10.0 |' in results_table(runs)
     runs[3] = make_run(1.0, 0, [0.5, 0.9])
     assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +10.0 |' in results_table(runs)
+
+
+def test_the_bold_line_is_the_mean_of_the_averaged_weights_and_every_run_is_a_thin_line(
+        tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, 'plot', lambda self, x, y, **style: drawn.append(
+        (np.array(y), style['linewidth'])) or [])
+    runs = [make_run(0.0, seed, [0.5, 0.6 + seed / 10], mode='plain', averaged=[0.8, 0.9 - seed / 10])
+            for seed in range(2)]
+    plot_accuracy(tmp_path / 'base.png', 'Base', {'': {'': runs}})
+    (thin, width), (bold, bold_width) = drawn
+    assert width < bold_width
+    np.testing.assert_allclose(thin, [[50, 50], [60, 70]])
+    np.testing.assert_allclose(bold, [80, 85])
+
+
+def test_results_table_has_a_column_of_averaged_weights_if_all_runs_have_them():
+    runs = [make_run(0.0, seed, [0.5, 0.6, 0.7], mode='plain', averaged=[0.1, 0.2, 0.8 + seed / 10])
+            for seed in range(2)]
+    assert results_table(runs).splitlines()[2].endswith('|  | 85.0 ± 7.1 |')
+    assert 'averaged weights' in results_table(runs)
+    assert 'averaged' not in results_table([*runs, make_run(0.0, 2, [0.5], mode='plain')])

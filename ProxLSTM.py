@@ -300,8 +300,9 @@ class ProxLSTM(nn.LSTM):
                 # Matrix products of a multiple of four rows take up to a fifth less time.
                 padded = (F.pad(x, (0, 0, 0, -B % 4))
                           for x in (v[backwards] if reverse else v, h, c))
-                h_all, c_all, solver, *_ = ProximalSequence.apply(
-                    layer_epsilon, *map(widen, (*padded, *weights)))
+                tensors = layer_epsilon, *map(widen, (*padded, *weights))
+                differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+                h_all, c_all, solver, *_ = ProximalSequence.apply(differentiable, *tensors)
                 outputs.append(h_all[1:][backwards] if reverse else h_all[1:, :B])
                 h_n.append(h_all[last])
                 c_n.append(c_all[last])
@@ -344,27 +345,27 @@ class ProximalSequence(torch.autograd.Function):
     β needs only by-products of the solver.
 
     Shapes: epsilon 0-d; input [T, B, D]; h and c [B, H]; weights as in `nn.LSTM`; both results
-    [T+1, B, H]. Further results are the solver, and what the backward pass needs: tensors that grow
-    as T·B·(H + D).
+    [T+1, B, H]. Further results are the solver, and, if `differentiable`, what the backward pass
+    needs: tensors that grow as T·B·(H + D).
     """
 
     CHUNK = 16  # steps whose derivatives are computed together: few operations, and little memory
 
     @staticmethod
     @without_autocast
-    def forward(epsilon, input, h, c, weight_ih, weight_hh, *biases):
+    def forward(differentiable, epsilon, input, h, c, weight_ih, weight_hh, *biases):
         T, B, D = input.shape
         H = h.shape[1]
         z_all = F.linear(input, weight_ih, sum(biases) if biases else None)
-        h_all, c_all, Gc_all, WGc_all = (input.new_empty(steps, B, size) for steps, size in
-                                         ((T + 1, H), (T + 1, H), (T, D), (T, 3 * H)))
+        h_all, c_all = input.new_empty(2, T + 1, B, H)
         h_all[0], c_all[0] = h, c
+        products = [input.new_empty(T, B, size) for size in (D, 3 * H) if differentiable]  # Gc, WGc
         solver = make_solver(weight_ih, epsilon, B)
         alpha = input.new_empty(B, 3, H)
         alpha_i, alpha_f, alpha_g = alpha.unbind(1)
         weight_hh_T = weight_hh.T
         steps = zip(z_all, z_all[:, :, :2 * H], *z_all.chunk(4, 2), h_all, c_all, h_all[1:],
-                    c_all[1:], Gc_all, WGc_all)
+                    c_all[1:], *products)
         for z, i_and_f, i, f, g, o, h, c, h_next, *out in steps:
             z.addmm_(h, weight_hh_T)
             i_and_f.sigmoid_()  # in place: z_all becomes gates_all
@@ -378,14 +379,14 @@ class ProximalSequence(torch.autograd.Function):
             torch.mul(c, slope_f, out=alpha_f)
             torch.addcmul(i, ig, g, value=-1, out=alpha_g)
             solver.solve(alpha, s, out)
-        return h_all, c_all, solver, z_all, Gc_all, WGc_all
+        return h_all, c_all, solver, z_all, *products
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         h_all, c_all, _, *saved = output
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(h_all, c_all, *saved, *inputs)
+        ctx.save_for_backward(h_all, c_all, *saved, *inputs[1:])
 
     @staticmethod
     @without_autocast
@@ -393,7 +394,7 @@ class ProximalSequence(torch.autograd.Function):
         h_all, c_all, gates_all, Gc_all, WGc_all, *inputs = ctx.saved_tensors
         grads = [torch.zeros_like(h_all) if x is None else x for x in (grad_h_all, grad_c_all)]
         if torch.is_grad_enabled():  # create_graph=True
-            return vjp(run_steps, *(x.view_as(x) for x in inputs))[1](tuple(grads))
+            return None, *vjp(run_steps, *(x.view_as(x) for x in inputs))[1](tuple(grads))
 
         epsilon, input, _, _, weight_ih, weight_hh, *biases = inputs
         T, B, D = input.shape
@@ -403,7 +404,7 @@ class ProximalSequence(torch.autograd.Function):
         h_before, c_before, c_all = h_all[:-1], c_all[:-1], c_all[1:]
         grad_epsilon, grad_input, _, _, *grads_weights = (
             x.new_zeros(x.shape) if needed else None
-            for x, needed in zip(inputs, ctx.needs_input_grad))
+            for x, needed in zip(inputs, ctx.needs_input_grad[1:]))
         # What the loss contributes to the gradient of each state, from the initial one to the last.
         grads_h, grads_c = map(list, grads)
         grad_h, grad_c = grads_h.pop(), grads_c.pop()
@@ -431,7 +432,7 @@ class ProximalSequence(torch.autograd.Function):
                 grad_epsilon -= (Ga * Gc).sum()
             add_weight_gradients(grads_weights, grad_z, input[chunk], h_before[chunk], cell,
                                  [(a, Gc), (c, Ga)], epsilon)
-        return grad_epsilon, grad_input, grad_h, grad_c, *grads_weights
+        return None, grad_epsilon, grad_input, grad_h, grad_c, *grads_weights
 
 
 def run_steps(epsilon, input, h, c, *weights):
@@ -500,8 +501,8 @@ def add_weight_gradients(grads, grad_z, input, h, cell, pairs, epsilon):
 def make_solver(weight_ih, epsilon, batch):
     """Return the solver of B systems M x = b with M = I + ε G Gᵀ, which never forms G.
 
-    Its method `solve(alpha, b, out)` writes x [B, H], Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, for
-    alpha [B, 3, H] and b [B, H]. A sample with NaN or infinity leaves the others alone. `bound` is
+    Its method `solve(alpha, b, out)` writes x [B, H], Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, or x
+    alone if that is all `out` holds, for alpha [B, 3, H] and b [B, H]. A sample with NaN or infinity leaves the others alone. `bound` is
     the largest upper bound so far of a condition number, 1 + ε‖G‖² or more.
     """
     native = weight_ih.dtype == torch.float32 and weight_ih.device.type == 'cpu'
@@ -620,14 +621,16 @@ class Cholesky:
         self.workspace = weight_ih.new_zeros(self.compiled.workspace(H))
 
     def solve(self, alpha, b, out):
-        x, Gx, WGx = out
+        x, *products = out
         alpha, b = alpha.contiguous(), b.contiguous()
-        alpha_x = torch.empty_like(WGx)
+        alpha_x = b.new_empty(len(b), 3 * b.shape[1])
         tensors = self.K, alpha, b, x, alpha_x, self.workspace
         bound = self.compiled.solve(*b.shape, *(tensor.data_ptr() for tensor in tensors))
         self.bound = max(self.bound, bound)
-        torch.mm(alpha_x, self.W, out=Gx)
-        torch.addmm(WGx, Gx, self.W_T, beta=0, alpha=self.epsilon, out=WGx)
+        if products:
+            Gx, WGx = products
+            torch.mm(alpha_x, self.W, out=Gx)
+            torch.addmm(WGx, Gx, self.W_T, beta=0, alpha=self.epsilon, out=WGx)
 
 
 @functools.cache

@@ -173,11 +173,11 @@ def main(args):
 
     unseen = ~seen_in_training(train_set, test_set)
     test_set = make_batches(sequences_of(test_set), targets_of(test_set), EVALUATION_BATCH)
-    seeds = range(args.seeds)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     with Sweep(train, lambda run: (train_set, test_set, unseen), args) as sweep:
         # Section 2: train the base model, once for each seed.
-        base = [Run('plain', seed=seed, epochs=args.epochs) for seed in seeds]
-        sweep.train(base, 'base model')
+        base = {seed: Run('plain', seed=seed, epochs=args.epochs) for seed in seeds}
+        sweep.train(base.values(), 'base model')
 
         # Section 3: save and load. Sweep.save has written every base model to checkpoints/. train()
         # loads these files, with strict=True, into Adv_model and Prox_model.

@@ -65,7 +65,7 @@ def device_name(text):
 def add_run_arguments(parser, seeds=3, jobs=joblib.cpu_count()):
     """Add --seeds, --jobs, --output-dir and --dry-run."""
     parser.add_argument('--seeds', type=positive_int, default=seeds,
-                        help='number of seeds, from 0 up')
+                        help='number of seeds')
     parser.add_argument('--jobs', type=positive_int, default=jobs,
                         help='number of parallel processes')
     parser.add_argument('--output-dir', type=Path, default=argparse.SUPPRESS,
@@ -97,6 +97,8 @@ def get_args(argv=None):
     parser.add_argument('--data', type=Path, default=DEFAULT_PATH,
                         help='.mat file, see load_data.py')
     add_run_arguments(parser, jobs=argparse.SUPPRESS)  # its default depends on the backend
+    parser.add_argument('--first-seed', type=number_type(int, 0, 2**31 - 1, 'a whole number'),
+                        default=0, help='the seeds are this one and those after it')
     parser.add_argument('--epochs', type=positive_int, default=100,
                         help='of the base model, the chosen epsilons, their controls and section '
                              '6; at most 50 and 100 for other epsilons of AdvLSTM and ProxLSTM')

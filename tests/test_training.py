@@ -269,6 +269,11 @@ def test_adv_and_prox_start_from_the_saved_base_model_of_their_seed_and_variant(
     assert ('AdvLSTM', '', 1) in started and ('ProxLSTM', dropout, 0) in started
 
 
+def test_the_seeds_begin_with_the_first_one(record_runs):
+    runs, _ = record_runs('--seeds', '2', '--first-seed', '100')
+    assert {run.seed for run in runs} == {100, 101}
+
+
 def test_other_epsilons_are_swept_with_their_control_and_the_chosen_one(record_runs):
     runs, _ = record_runs('--seeds', '1', '--adv-epsilons', '3', '0.2', '--prox-epsilons', '7',
                           '--dropout', '--batch-norm')

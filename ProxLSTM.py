@@ -446,7 +446,7 @@ def run_steps(epsilon, input, h, c, *weights):
 class CellDerivatives(NamedTuple):
     """Derivatives of s = f c₋ + i g and h = o tanh(s), [T, B, ...] for a chunk of steps."""
     alpha: torch.Tensor   # ∂s/∂z_k, stacked over the gates k = i, f, g  [B, 3, H]
-    d2s_kk: torch.Tensor  # ∂²s/∂z_k², likewise                          [B, 3, H]
+    ratio: torch.Tensor   # ∂²s/∂z_k² over ∂s/∂z_k, likewise             [B, 3, H]
     d2s_ig: torch.Tensor  # ∂²s/∂z_i∂z_g                                 [B, H]
     d2s_fc: torch.Tensor  # ∂²s/∂z_f∂c₋                                  [B, H]
     ds_dc: torch.Tensor   # ∂s/∂c₋                                       [B, H]
@@ -461,17 +461,16 @@ class CellDerivatives(NamedTuple):
         tanh_s = torch.addcmul(ig, f, c).tanh_()
         slope_i, slope_f = i - i * i, f - f * f  # σ' = σ − σ²
         alpha = torch.stack([g * slope_i, c * slope_f, i - ig * g], 2)
-        d2s_kk = torch.mul(gates[:, :, :3], alpha).mul_(-2)
-        d2s_kk[:, :, :2] += alpha[:, :, :2]
+        ratio = gates.new_tensor([[1], [1], [0]]).sub(gates[:, :, :3], alpha=2)
         dh_ds = torch.addcmul(o, o * tanh_s, tanh_s, value=-1)
-        return cls(alpha, d2s_kk, (1 - g * g) * slope_i, slope_f, f, dh_ds, tanh_s * (o - o * o))
+        return cls(alpha, ratio, (1 - g * g) * slope_i, slope_f, f, dh_ds, tanh_s * (o - o * o))
 
 
 def write_grad_z(views, cell, grad_h, grad_s, beta):
     """Write a step's ∂L/∂z to `views`: of the gates i, f, g together, and of i, f, g, o."""
     grad_z_ifg, grad_z_i, _, grad_z_g, grad_z_o = views
     beta_i, _, beta_g = beta.unbind(1)
-    torch.mul(cell.alpha, grad_s[:, None], out=grad_z_ifg).addcmul_(cell.d2s_kk, beta, value=-1)
+    torch.addcmul(grad_s[:, None], cell.ratio, beta, value=-1, out=grad_z_ifg).mul_(cell.alpha)
     grad_z_i.addcmul_(cell.d2s_ig, beta_g, value=-1)
     grad_z_g.addcmul_(cell.d2s_ig, beta_i, value=-1)
     torch.mul(grad_h, cell.dh_do, out=grad_z_o)
@@ -481,14 +480,14 @@ def add_weight_gradients(grads, grad_z, input, h, cell, pairs, epsilon):
     """Add a chunk's gradients to those of `grads` that are not None, in the weights' order.
 
     The second-order term adds −ε Σ diag(α_k) (a Gcᵀ + c Gaᵀ), summed over steps and samples, to
-    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga). Overwrites `cell.d2s_kk`.
+    the rows of gate k of weight_ih; `pairs` are (a, Gc) and (c, Ga). Overwrites `cell.ratio`.
     """
     grad_weight_ih, grad_weight_hh, *grads_biases = grads
     grad_z, input, h = (x.flatten(0, 1) for x in (grad_z, input, h))
     if grad_weight_ih is not None:
         grad_weight_ih.addmm_(grad_z.T, input)
         for x, Gx in pairs:
-            alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.d2s_kk)
+            alpha_x = torch.mul(cell.alpha, x[:, :, None], out=cell.ratio)
             rows = alpha_x.flatten(2).flatten(0, 1).T
             grad_weight_ih[:len(rows)].addmm_(rows, Gx.flatten(0, 1), alpha=-float(epsilon))
     if grad_weight_hh is not None:

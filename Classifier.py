@@ -69,14 +69,18 @@ class LSTMClassifier(nn.Module):
         """Rebuild a saved model, in evaluation mode.
 
         `checkpoint` is a path, or the dictionary in it: its 'arguments' are those of this class,
-        its 'state_dict' is loaded strictly, or its 'averaged' if `averaged`. Raises OSError or ValueError for a file that cannot be
-        read, and ValueError for a checkpoint of another model.
+        its 'state_dict', or 'averaged' if `averaged`, is loaded strictly. Raises OSError or
+        ValueError for a file that cannot be read, and ValueError for a checkpoint of another model
+        or without averaged weights.
         """
         if not isinstance(checkpoint, dict):
             checkpoint = load_checkpoint(checkpoint)
+        if averaged and 'averaged' not in checkpoint:
+            raise ValueError('the checkpoint has no averaged weights')
+        weights = 'averaged' if averaged else 'state_dict'
         try:
             model = cls(**checkpoint['arguments'])
-            model.load_state_dict(checkpoint['averaged' if averaged else 'state_dict'], strict=True)
+            model.load_state_dict(checkpoint[weights], strict=True)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f'not a checkpoint of {cls.__name__}: {error}') from error
         return model.eval()

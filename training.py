@@ -123,9 +123,9 @@ def train(run, args, data, start=None, saved=None, epochs=None):
         epochs: how many epochs to train now; None: all that are left.
 
     Returns the checkpoint: 'arguments' and 'state_dict' of the model; 'averaged', the exponential
-    moving average of its weights over minibatches; 'run', its entry for results.json; and what is
-    needed to continue, unless it is finished. A run ends as 'diverged' in the epoch in which a loss
-    is not finite.
+    moving average of its weights and running statistics over minibatches; 'run', its entry for
+    results.json; and what is needed to continue, unless it is finished. A run ends as 'diverged' in
+    the epoch in which a loss is not finite.
     """
     started = time.perf_counter()
     train_iter, test_iter = ([Batch(*(x.to(args.device) for x in batch)) for batch in batches]

@@ -30,7 +30,6 @@ from tqdm import tqdm
 from Classifier import LSTMClassifier
 from load_data import load_data
 from ProxLSTM import Cholesky, ProxLSTM, ProxLSTMCell, describe_solver, make_solver
-from support.checkpoints import load_checkpoint
 from support.figures import save_figure
 from support.options import device_name, positive, positive_int
 from support.program import run_program
@@ -85,15 +84,16 @@ def scaled_lstm(D, H, T, device):
 
 
 def trained_lstm(path, device):
-    """Return the recurrence of a saved classifier, what it reads of a minibatch, and its epsilon."""
-    checkpoint = load_checkpoint(path)
-    model = LSTMClassifier.from_checkpoint(checkpoint).train()  # so that it keeps v
+    """Return a saved classifier's recurrence, what it reads of a minibatch, and its epsilon."""
+    model = LSTMClassifier.from_checkpoint(path).train()  # so that it keeps v
+    if not model.lstm.epsilon:
+        raise ValueError(f'{path}: expected a model of mode ProxLSTM with an epsilon above 0')
     batch = load_data()[0][5]
     model(batch.inputs, batch.lengths)
     lstm = nn.LSTM(model.lstm.input_size, model.lstm.hidden_size)
     lstm.load_state_dict(model.lstm.state_dict())
     input = model.v.detach().transpose(0, 1).contiguous()
-    return lstm.to(device), input.to(device), checkpoint['run']['epsilon']
+    return lstm.to(device), input.to(device), model.lstm.epsilon
 
 
 def training_step(module, input, weight):
@@ -104,6 +104,7 @@ def training_step(module, input, weight):
 
 
 def training_step_in_pytorch(module, input, weight):
+    """Do the same without the native solver."""
     with mock.patch('ProxLSTM.load_native', lambda: None):
         return training_step(module, input, weight)
 
@@ -137,7 +138,8 @@ def measure(lstm, input, epsilon, repetitions, cells=True):
     T, B, D = input.shape
     H = lstm.hidden_size
     weight = torch.randn(T, B, H, device=input.device)
-    layer, cell = (kind(D, H, epsilon=epsilon).to(input.device) for kind in (ProxLSTM, ProxLSTMCell))
+    layer, cell = (kind(D, H, epsilon=epsilon).to(input.device)
+                   for kind in (ProxLSTM, ProxLSTMCell))
     for module in (layer, cell):
         for own, parameter in zip(module.parameters(), lstm.parameters()):
             own.data.copy_(parameter.data)
@@ -147,7 +149,7 @@ def measure(lstm, input, epsilon, repetitions, cells=True):
     if cells:
         steps['ProxLSTMCell'] = training_step, cell, repetitions if H * T < 1000 else 2
 
-    for step, module, _ in [(training_step, lstm, 0), *steps.values()][:3]:
+    for step, module, _ in [(training_step, lstm, 0), *steps.values()]:
         step(module, input, weight)  # warm up
     ratios = {name: [] for name in steps}
     for repetition in tqdm(range(repetitions), f'D={D} H={H} T={T} ε={epsilon:g}', leave=False):
@@ -219,8 +221,8 @@ def main(args):
     print(f'{machine}, 1 thread, torch '
           f'{torch.__version__}, Python {platform.python_version()}; '
           f'B = {BATCH}, {args.repetitions} repetitions, {describe_solver()}\n')
-    print('| D, H, T | weights | ε | native | PyTorch | ProxLSTMCell | error, native | error, PyTorch '
-          '| kept |\n|---|---|---|---|---|---|---|---|---|')
+    print('| D, H, T | weights | ε | native | PyTorch | ProxLSTMCell | error, native '
+          '| error, PyTorch | kept |\n|---|---|---|---|---|---|---|---|---|')
     cases = [('scaled', *scaled_lstm(*size, args.device), args.epsilon) for size in args.sizes]
     cases += [('trained', *trained_lstm(path, args.device)) for path in args.checkpoint]
     for weights, lstm, input, epsilon in cases:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import joblib
 
-from support.options import versions
+from support.options import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def cluster_workers(scheduler):
     """Configure joblib for the workers of the Dask scheduler at an address.
 
-    Raises ValueError if Dask is not installed, if no scheduler answers, if it has no workers or
-    workers with another torch or solver, and OSError when the connection is lost.
+    Raises ValueError if Dask is not installed, if no scheduler answers, if it has no workers or,
+    at the start, workers with another torch or solver, and OSError when the connection is lost.
     """
     try:
         from distributed import Client
@@ -48,10 +48,12 @@ def cluster_workers(scheduler):
             raise ValueError(f'--scheduler {scheduler}: it has no workers; start some with: '
                              f'dask worker {scheduler}') from None
         upload_modules(client)
-        for theirs in client.run(versions).values():
-            if theirs != versions():
-                raise ValueError(f'--scheduler {scheduler}: a worker has {describe(theirs)}, '
-                                 f'expected {describe(versions())} as here, for the same numbers')
+        for theirs in client.run(environment).values():
+            if theirs != environment():
+                raise ValueError(f'--scheduler {scheduler}: a worker has '
+                                 f'{describe_environment(theirs)}, '
+                                 f'expected {describe_environment(environment())} as here, '
+                                 f'for the same numbers')
         with joblib.parallel_config(backend='dask'):
             try:
                 yield
@@ -59,7 +61,7 @@ def cluster_workers(scheduler):
                 raise OSError(f'--scheduler {scheduler}: the connection is lost') from error
 
 
-def describe(found):
+def describe_environment(found):
     return f'torch {found["torch"]} and the solver {found["solver"]}'
 
 

@@ -82,14 +82,17 @@ def plot_accuracy(path, title, panels):
     for ax in axes[max(0, len(panels) - columns):len(panels)]:
         ax.set_xlabel('epoch')
         ax.tick_params(labelbottom=True)
-    cut = any(mean.min() < floor for mean in means)
+    drawn = [accuracy_curves(group) for groups in panels.values() for group in groups.values()]
+    cut = any(y.size and y.min() < floor for y in (*means, *(drawn if averaged else ())))
     for ax in axes[::columns]:
         ax.set_ylabel('accuracy, all test sequences (%)'
                       + (f'\ncut off below {floor}' if cut else ''))
     seeds = max((len(y) for groups in curves.values() for y in groups.values()), default=0)
-    if seeds > 1:
-        title += (f'\nbold: averaged weights, mean over {seeds} seeds; thin: each run' if averaged
-                  else f': mean and standard deviation over {seeds} seeds')
+    if averaged:
+        title += '\nbold: averaged weights' + (f', mean over {seeds} seeds' if seeds > 1 else '')
+        title += '; thin: the weights of each run'
+    elif seeds > 1:
+        title += f': mean and standard deviation over {seeds} seeds'
     figure.suptitle(title, fontsize=11)
     handles = {}
     for ax in axes:
@@ -100,7 +103,7 @@ def plot_accuracy(path, title, panels):
 
 
 def accuracy_curves(runs, key='test_accuracy'):
-    """Return accuracy in per cent, [seeds, epochs], of the runs that did not diverge."""
+    """Return the history `key` in per cent, [seeds, epochs], of runs that did not diverge."""
     return 100 * np.array([run['history'][key] for run in runs if run['diverged'] is None])
 
 
@@ -110,7 +113,7 @@ def draw_runs(ax, y, style):
 
 
 def draw_band(ax, y, label, style, band=True):
-    """Draw the mean of y [seeds, epochs], and a band of one standard deviation around it."""
+    """Draw the mean of y [seeds, epochs], and, if `band`, one standard deviation around it."""
     epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
     ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
     if band and len(y) > 1:
@@ -150,7 +153,8 @@ def results_table(runs):
     """Return a Markdown table of last-epoch accuracy, and its paired difference to the control.
 
     The control is the run at ε = 0 after as many epochs, seed by seed. Diverged runs are counted,
-    but take part in no mean and in no difference. The last column is there if all runs have it.
+    but take part in no mean and in no difference. A last column is the accuracy of the averaged
+    weights, if all runs have them.
     """
     averaged = all('averaged_test_accuracy' in run['history'] for run in runs)
     groups = {}

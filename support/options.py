@@ -98,7 +98,8 @@ def get_args(argv=None):
                         help='.mat file, see load_data.py')
     add_run_arguments(parser, jobs=argparse.SUPPRESS)  # its default depends on the backend
     parser.add_argument('--first-seed', type=number_type(int, 0, 2**31 - 1, 'a whole number'),
-                        default=0, help='the seeds are this one and those after it')
+                        default=0,
+                        help='the seeds are this one and those after it (not with --tune)')
     parser.add_argument('--epochs', type=positive_int, default=100,
                         help='of the base model, the chosen epsilons, their controls and section '
                              '6; at most 50 and 100 for other epsilons of AdvLSTM and ProxLSTM')
@@ -127,7 +128,7 @@ def get_args(argv=None):
     group.add_argument('--clip-value', type=positive, default=0.1,
                        help='bound on each gradient entry')
     group.add_argument('--average-decay', type=probability, default=AVERAGE_DECAY,
-                       help='of the moving average of the weights, per minibatch')
+                       help='decay of the moving average of the weights, per minibatch')
     for mode, prefix in PREFIX.items():
         for name, kind, text in (('lr', positive, 'learning rate'),
                                  ('weight_decay', non_negative, 'L2 penalty')):
@@ -201,11 +202,14 @@ def config_of(args):
     """Return the options that the numbers depend on, and the versions, as results.json has them."""
     other = 'output_dir', 'jobs', 'backend', 'scheduler', 'resume', 'dry_run'
     config = {key: value for key, value in vars(args).items() if key not in other}
-    return config | {'data': args.data.name, 'data_sha256': hash_file(args.data), **versions()}
+    return config | {'data': args.data.name, 'data_sha256': hash_file(args.data), **environment()}
 
 
-def versions():
-    """Return what the numbers depend on besides the options, the data and the CPU."""
+def environment():
+    """Return what runs of equal options and data must have in common for equal numbers.
+
+    The solver matters only to ProxLSTM on a CPU, but is compared for every run.
+    """
     return {'torch': torch.__version__, 'solver': describe_solver()}
 
 

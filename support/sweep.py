@@ -18,7 +18,7 @@ import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from support.checkpoints import hash_file, load_checkpoint, save_checkpoint
-from support.options import PREFIX, hyperparameters, model_arguments, versions
+from support.options import PREFIX, environment, hyperparameters, model_arguments
 from support.parallel import local_workers, start_parallel
 from support.program import progress_bar
 
@@ -208,7 +208,7 @@ class Sweep:
         config = {**asdict(run), **hyperparameters(self.args, run),
                   **model_arguments(self.args, run, self.data(run)[0]),
                   'start': run.start and self.config_of(run.start), 'device': self.args.device,
-                  'data_sha256': self.data_sha256, **versions()}
+                  'data_sha256': self.data_sha256, **environment()}
         if run.fold is not None:
             config |= {'folds': self.args.folds}
         return json.loads(json.dumps(config))
@@ -268,8 +268,9 @@ def describe_differences(old, new):
     words = []
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
+            value = f'{key} {json.dumps(old[key])}' if key in old else f'no {key}'
             words.append({'data_sha256': 'another data file', 'start': 'another base model'}.get(
-                key, f'{key} {json.dumps(old.get(key))} instead of {json.dumps(new.get(key))}'))
+                key, f'{value} instead of {json.dumps(new.get(key))}'))
     return ', '.join(words)
 
 

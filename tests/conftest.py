@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import os
 import shutil
 
 import pytest
@@ -33,8 +34,8 @@ def solver(request, monkeypatch):
     """Run a test with the solver in C, and with the one that serves without a C compiler."""
     if request.param == 'PyTorch':
         monkeypatch.setattr(ProxLSTM, 'load_native', lambda: None)
-    elif not shutil.which('cc'):
-        pytest.skip('no C compiler')
+    elif not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0':
+        pytest.skip('no C compiler, or switched off')
     else:
         assert ProxLSTM.load_native()
     return request.param

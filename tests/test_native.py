@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 import shutil
 from functools import partial
 
@@ -12,7 +13,9 @@ import torch
 
 from ProxLSTM import Cholesky, ConjugateGradients, describe_solver, load_native, make_solver
 
-needs_compiler = pytest.mark.skipif(not shutil.which('cc'), reason='no C compiler')
+needs_compiler = pytest.mark.skipif(
+    not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0',
+    reason='no C compiler, or switched off')
 
 
 def systems(H, D, B, epsilon):

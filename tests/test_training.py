@@ -139,6 +139,9 @@ def test_averaged_weights_are_the_moving_average_over_minibatches(data):
             torch.testing.assert_close(x, expected[key])
     assert not torch.allclose(saved['averaged']['conv.weight'], saved['state_dict']['conv.weight'])
     model = LSTMClassifier.from_checkpoint(saved, averaged=True)
+    del saved['averaged']
+    with pytest.raises(ValueError, match='has no averaged weights'):
+        LSTMClassifier.from_checkpoint(saved, averaged=True)
     _, accuracy, correct = eval_model(model, data[1][:2])
     history = saved['run']['history']
     assert history['averaged_test_accuracy'][-1] == accuracy

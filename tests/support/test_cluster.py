@@ -62,7 +62,8 @@ def test_a_cluster_gives_the_local_numbers_also_when_a_worker_dies(sweep, cluste
     assert outcome(folder) == undisturbed
 
 
-@pytest.mark.skipif(not shutil.which('cc'), reason='no C compiler')
+@pytest.mark.skipif(not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0',
+                    reason='no C compiler, or switched off')
 def test_a_cluster_with_another_solver_is_refused(cluster, tmp_path):
     address, _ = cluster
     arguments = '--backend', 'dask', '--scheduler', address

@@ -52,6 +52,15 @@ def test_the_bold_line_is_the_mean_of_the_averaged_weights_and_every_run_is_a_th
     np.testing.assert_allclose(bold, [80, 85])
 
 
+def test_a_thin_line_below_the_axis_is_said_to_be_cut_off(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(Axes, 'set_ylabel', lambda self, label: labels.append(label))
+    for lowest, cut in ((0.9, False), (0.3, True)):
+        run = make_run(0.0, 0, [0.9, lowest], mode='plain', averaged=[0.9, 0.9])
+        plot_accuracy(tmp_path / 'base.png', 'Base', {'': {'': [run]}})
+        assert ('cut off below 85' in labels.pop()) is cut
+
+
 def test_results_table_has_a_column_of_averaged_weights_if_all_runs_have_them():
     runs = [make_run(0.0, seed, [0.5, 0.6, 0.7], mode='plain', averaged=[0.1, 0.2, 0.8 + seed / 10])
             for seed in range(2)]

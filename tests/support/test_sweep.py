@@ -122,6 +122,7 @@ def test_a_checkpoint_of_another_torch_or_base_model_is_named():
     assert describe_differences(old, {'torch': '2.14.0', 'start': {'lr': 2}}) == (
         'another base model, torch "2.13.0" instead of "2.14.0"')
     assert describe_differences(old, dict(old)) == ''
+    assert describe_differences({}, {'solver': 'PyTorch'}) == 'no solver instead of "PyTorch"'
 
 
 def test_a_checkpoint_copied_over_another_runs_name_is_refused(make_sweep, tmp_path):

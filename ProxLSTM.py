@@ -224,11 +224,11 @@ class ProxLSTM(nn.LSTM):
     the layer uncompiled; `torch.export` and `torch.jit.trace` fail.
 
     The linear systems are solved directly in float32 on a CPU with a C compiler, for H below 128
-    (unless the environment has PROXLSTM_NATIVE=0), and otherwise iteratively. On the models of training.py with ε from 0.1 to 300, the relative
-    error of the gradients is below 1e-4 by the direct solver, below 3e-3 by the iterative one in
-    float32, where it depends on the other samples of the batch, and below 1e-9 in float64. Where
-    1 + ε‖G‖² exceeds `CONDITION_LIMIT`, results may be less accurate, or NaN, and a RuntimeWarning
-    is issued.
+    (unless the environment has PROXLSTM_NATIVE=0), and otherwise iteratively. On the models of
+    training.py with ε from 0.1 to 300, the relative error of the gradients is below 1e-4 by the
+    direct solver, below 3e-3 by the iterative one in float32, where it depends on the other samples
+    of the batch, and below 1e-9 in float64. Where 1 + ε‖G‖² exceeds `CONDITION_LIMIT`, results may
+    be less accurate, or NaN, and a RuntimeWarning is issued.
 
     Raises ValueError for a negative or non-finite epsilon and for `proj_size`; ValueError or
     RuntimeError for input of a wrong shape or type.
@@ -501,8 +501,9 @@ def make_solver(weight_ih, epsilon, batch):
     """Return the solver of B systems M x = b with M = I + ε G Gᵀ, which never forms G.
 
     Its method `solve(alpha, b, out)` writes x [B, H], Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, or x
-    alone if that is all `out` holds, for alpha [B, 3, H] and b [B, H]. A sample with NaN or infinity leaves the others alone. `bound` is
-    the largest upper bound so far of a condition number, 1 + ε‖G‖² or more.
+    alone if that is all `out` holds, for alpha [B, 3, H] and b [B, H]. A sample with NaN or infinity
+    leaves the others alone. `bound` is the largest upper bound so far of a condition number,
+    1 + ε‖G‖² or more.
     """
     native = weight_ih.dtype == torch.float32 and weight_ih.device.type == 'cpu'
     if native and len(weight_ih) < 4 * DENSE and load_native():

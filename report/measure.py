@@ -25,7 +25,7 @@ from load_data import DEFAULT_PATH, UCI_PATH, load_data, sequences_of, targets_o
 from ProxLSTM import ConjugateGradients
 from report.analysis import LAST_WEIGHTS
 from support.checkpoints import load_checkpoint, write_json
-from support.options import OPTIMIZER
+from support.options import AVERAGE_DECAY, OPTIMIZER
 from support.pages import load_results
 from support.parallel import parallel_map, seeded
 from support.program import run_program
@@ -172,7 +172,7 @@ def train_long(cure, seed, epochs=300):
 
     Returns, for every epoch, the training loss, the accuracy on UCI's 370 and how far the weights
     moved. With 'averaged', loss and accuracy are those of an exponential moving average of the
-    weights (0.99 per minibatch, ten minibatches an epoch).
+    weights (`AVERAGE_DECAY` per minibatch, ten minibatches an epoch).
     """
     settings = OPTIMIZER['plain'] | {'clip_value': 0.1, 'clip_norm': math.inf} | CURES[cure]
     train_set, _ = load_data(DEFAULT_PATH)
@@ -181,7 +181,7 @@ def train_long(cure, seed, epochs=300):
     with seeded(seed):
         model = LSTMClassifier()
         average = torch.optim.swa_utils.AveragedModel(
-            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
+            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY))
         optimizer = torch.optim.Adam(model.parameters(), settings['lr'],
                                      weight_decay=settings['weight_decay'],
                                      amsgrad='amsgrad' in settings)

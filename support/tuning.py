@@ -17,7 +17,7 @@ def tune(train, args, train_set):
     """Cross-validate a mode over `args.grid`; write the records and a plot, and print a table.
 
     Every fold trains a base model of its own. A record is the accuracy of one fold and epsilon
-    after the last epoch, None if the run diverged.
+    after the last epoch, by the averaged weights, None if the run diverged.
     """
     mode = MODES[args.tune]
     sequences, labels = sequences_of(train_set), targets_of(train_set)
@@ -34,7 +34,7 @@ def tune(train, args, train_set):
         entries = sweep.train(runs, mode)
     records = [{'mode': mode, 'epsilon': run.epsilon, 'repeat': run.fold // args.folds,
                 'fold': run.fold % args.folds, 'accuracy': None if entry['diverged'] is not None
-                else entry['history']['test_accuracy'][-1]} for run, entry in zip(runs, entries)]
+                else entry['history']['averaged_test_accuracy'][-1]} for run, entry in zip(runs, entries)]
     plots = args.output_dir / 'plots'
     write_json(plots / f'tune_{args.tune}.json', {'config': config_of(args)}, records)
     plot_tuning(plots / f'tune_{args.tune}.png', mode, records)
@@ -72,14 +72,15 @@ def fold_batches(sequences, labels, held_out, batch_size):
 def tuning_table(records):
     """Return a Markdown table of held-out accuracy by epsilon, and the best epsilon.
 
-    An epsilon at which a fold diverged is not the best; None if runs diverged at every epsilon.
+    The best has the largest mean, and is the smallest of equals. An epsilon at which a fold diverged
+    is not the best; None if runs diverged at every epsilon.
     """
     folds = {}
     for record in records:
         fold = record['repeat'], record['fold']
         folds.setdefault(record['epsilon'], {})[fold] = record['accuracy']
-    means = {epsilon: np.mean(list(accuracy.values())) for epsilon, accuracy in folds.items()
-             if None not in accuracy.values()}
+    means = {epsilon: round(np.mean(list(accuracy.values())), 9)
+             for epsilon, accuracy in folds.items() if None not in accuracy.values()}
     best = max(means, key=means.get, default=None)
     rows = []
     for epsilon, accuracy in folds.items():

@@ -1,14 +1,12 @@
 """Fixtures that several test files use."""
 
-import os
-import shutil
-
 import pytest
 import torch
 
 import ProxLSTM
 from load_data import DEFAULT_PATH, load_data
-from tests.helpers import outcome, run_program, sweep_arguments, write_waves
+from tests.helpers import (NO_NATIVE_SOLVER, outcome, run_program, sweep_arguments,
+                           write_waves)
 
 torch.set_num_threads(1)  # tests are fast on a busy machine, and the same bit for bit
 
@@ -34,7 +32,7 @@ def solver(request, monkeypatch):
     """Run a test with the solver in C, and with the one that serves without a C compiler."""
     if request.param == 'PyTorch':
         monkeypatch.setattr(ProxLSTM, 'load_native', lambda: None)
-    elif not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0':
+    elif NO_NATIVE_SOLVER:
         pytest.skip('no C compiler, or switched off')
     else:
         assert ProxLSTM.load_native()

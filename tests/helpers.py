@@ -2,17 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy.io import savemat
 
 from support.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_NATIVE_SOLVER = not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0'
+needs_native_solver = pytest.mark.skipif(NO_NATIVE_SOLVER, reason='no C compiler, or switched off')
 
 
 def write_waves(path, features=2, first_label=0):

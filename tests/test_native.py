@@ -4,18 +4,13 @@
 """
 
 import math
-import os
-import shutil
 from functools import partial
 
 import pytest
 import torch
 
 from ProxLSTM import Cholesky, ConjugateGradients, describe_solver, load_native, make_solver
-
-needs_compiler = pytest.mark.skipif(
-    not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0',
-    reason='no C compiler, or switched off')
+from tests.helpers import needs_native_solver
 
 
 def systems(H, D, B, epsilon):
@@ -36,7 +31,7 @@ def solve(solver, alpha, b, D):
     return out
 
 
-@needs_compiler
+@needs_native_solver
 @pytest.mark.parametrize('H', [1, 2, 3, 4, 5, 15, 16, 17, 50, 64, 126, 127])
 @pytest.mark.parametrize('B', [1, 2, 15, 16, 17, 27, 33, 128])
 def test_it_solves_for_every_size(H, B):
@@ -52,7 +47,7 @@ def test_it_solves_for_every_size(H, B):
     assert solver.bound == pytest.approx(1 + trace, rel=1e-4)
 
 
-@needs_compiler
+@needs_native_solver
 @pytest.mark.parametrize('epsilon', [0.0, 1e-6, 1e-2, 1e2, 1e4, 1e6])
 @pytest.mark.parametrize('H, D', [(50, 64), (50, 200), (20, 3), (127, 64)])
 def test_its_error_is_that_of_float32_for_every_epsilon(H, D, epsilon):
@@ -65,7 +60,7 @@ def test_its_error_is_that_of_float32_for_every_epsilon(H, D, epsilon):
         assert torch.equal(x, b.double()) and solver.bound == 1
 
 
-@needs_compiler
+@needs_native_solver
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 @pytest.mark.parametrize('H', [1, 20])
 def test_a_sample_that_is_not_finite_stays_alone(value, H):
@@ -78,7 +73,7 @@ def test_a_sample_that_is_not_finite_stays_alone(value, H):
     assert not actual[7].isfinite().all() and not actual[39].isfinite().all()
 
 
-@needs_compiler
+@needs_native_solver
 def test_arguments_may_have_any_strides():
     solver, alpha, b, _, _ = systems(20, 8, 5, 1.0)
     expected = solve(solver, alpha, b, 8)
@@ -86,7 +81,7 @@ def test_arguments_may_have_any_strides():
     assert all(map(torch.equal, solve(solver, *strided, 8), expected))
 
 
-@needs_compiler
+@needs_native_solver
 @pytest.mark.parametrize('make', [Cholesky, partial(ConjugateGradients, batch=5)])
 def test_the_bound_is_the_largest_of_all_solves_and_of_all_finite_samples(make):
     _, alpha, b, _, _ = systems(20, 8, 5, 1.0)
@@ -100,7 +95,7 @@ def test_the_bound_is_the_largest_of_all_solves_and_of_all_finite_samples(make):
     assert solver.bound > 10 * largest
 
 
-@needs_compiler
+@needs_native_solver
 def test_it_serves_float32_on_the_cpu_below_128_units_only():
     epsilon = torch.tensor(1.0)
 
@@ -130,7 +125,7 @@ def test_without_it_the_other_solver_serves_silently(monkeypatch, recwarn, capfd
     assert not recwarn.list and capfd.readouterr() == ('', '')
 
 
-@needs_compiler
+@needs_native_solver
 def test_the_width_of_its_vectors_is_described():
     assert describe_solver() == f'native, {load_native().lanes()} lanes'
     assert load_native().lanes() in (4, 8, 16)

@@ -5,13 +5,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.helpers import outcome, run_program, start_program, wait_for, worker_processes
+from tests.helpers import (needs_native_solver, outcome, run_program, start_program, wait_for,
+                           worker_processes)
 
 pytest.importorskip('distributed')
 
@@ -62,8 +62,7 @@ def test_a_cluster_gives_the_local_numbers_also_when_a_worker_dies(sweep, cluste
     assert outcome(folder) == undisturbed
 
 
-@pytest.mark.skipif(not shutil.which('cc') or os.environ.get('PROXLSTM_NATIVE') == '0',
-                    reason='no C compiler, or switched off')
+@needs_native_solver
 def test_a_cluster_with_another_solver_is_refused(cluster, tmp_path):
     address, _ = cluster
     arguments = '--backend', 'dask', '--scheduler', address

@@ -36,8 +36,8 @@ def test_tuning_trains_each_epsilon_from_the_base_model_of_its_fold(data, tmp_pa
     def train(run, args, data, start, saved, epochs):
         starts[run] = start and start['state_dict']['fold'].item()
         return {'arguments': {}, 'state_dict': {'fold': torch.tensor(run.fold)}, 'run': {
-            'diverged': None, 'seconds': 0.0, 'history': dict.fromkeys(
-                HISTORY, [(run.epsilon + run.fold % 5) / 10] * run.epochs)}}
+            'diverged': None, 'seconds': 0.0, 'history': dict.fromkeys(HISTORY, [0] * run.epochs) | {
+                'averaged_test_accuracy': [0, 0, (run.epsilon + run.fold % 5) / 10]}}}
 
     args = get_args(['--tune', 'adv', '--grid', '1', '--repeats', '2', '--epochs', '3', '--jobs', '1',
                      '--output-dir', str(tmp_path)])
@@ -47,7 +47,8 @@ def test_tuning_trains_each_epsilon_from_the_base_model_of_its_fold(data, tmp_pa
                                      if run.mode == 'AdvLSTM')
     records = json.loads((tmp_path / 'plots' / 'tune_adv.json').read_text())['runs']
     assert len(records) == 20 and (tmp_path / 'plots' / 'tune_adv.png').exists()
-    assert tuning_table(records)[1] == 1
+    table, best = tuning_table(records)
+    assert best == 1 and '| 1 (best) | 30.0 ± 14.9 | +10.00 ± 0.00 |' in table
 
 
 def test_tuning_table_names_the_best_mean_and_pairs_by_fold():

@@ -110,6 +110,16 @@ def evaluate(model, test_iter, mode, unseen):
                             else None)
 
 
+def average_weights(model, optimizer, decay):
+    """Return an `AveragedModel`, the exponential moving average over the optimizer's coming steps.
+
+    It follows weights and buffers; its `module` is a model like `model`.
+    """
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+    return averaged
+
+
 def train(run, args, data, start=None, saved=None, epochs=None):
     """Train the model of one `Run` and evaluate it after every epoch.
 
@@ -140,9 +150,7 @@ def train(run, args, data, start=None, saved=None, epochs=None):
             model.load_state_dict(start['state_dict'], strict=True)
         optimizer = torch.optim.Adam(model.parameters(), settings['lr'],
                                      weight_decay=settings['weight_decay'])
-        averaged = AveragedModel(model, use_buffers=True,
-                                 multi_avg_fn=get_ema_multi_avg_fn(args.average_decay))
-        optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+        averaged = average_weights(model, optimizer, args.average_decay)
         if saved is not None:
             restore_training_state(saved, model, averaged, optimizer, args.device)
         done = len(history['train_loss'])

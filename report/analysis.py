@@ -15,6 +15,7 @@ from support.statistics import Effect, correct
 
 UNCHANGED = 'as in training.py'  # what the changes of search and spikes are compared with
 LAST_WEIGHTS = 'last weights'    # what averaged weights are compared with
+TESTED_AS_LSTM = 'ProxLSTM, tested as an LSTM'
 
 
 def load(name):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from scipy.stats import t as student
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, wilcoxon
 
 
 class Effect:
@@ -12,8 +12,9 @@ class Effect:
 
     `with_it` and `without` [seeds] are in per cent; a seed that is NaN in either (its run diverged)
     is left out. `difference` holds the pairs; it and `mean`, `deviation` (standard), `low`, `high`
-    (95 % interval) are in percentage points. `p_holm` is None until `correct` sets it. Raises
-    ValueError with fewer than two pairs.
+    (95 % interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's signed-rank
+    test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises ValueError with fewer
+    than two pairs.
     """
 
     def __init__(self, label, with_it, without):
@@ -28,7 +29,8 @@ class Effect:
         self.low, self.high = self.mean - margin, self.mean + margin
         constant = self.deviation == 0  # Student's t is then infinite, or undefined at mean 0
         self.p = float(self.mean == 0) if constant else ttest_1samp(self.difference, 0).pvalue
-        self.p_holm = None
+        self.p_rank = signed_rank(self.difference)
+        self.p_holm = self.p_rank_holm = None
 
     def __str__(self):
         p = format_p(self.p if self.p_holm is None else self.p_holm)
@@ -36,10 +38,16 @@ class Effect:
 
 
 def correct(effects):
-    """Set `p_holm` of effects that are tested together; return them in a dictionary by label."""
-    for effect, p in zip(effects, holm([effect.p for effect in effects])):
-        effect.p_holm = p
+    """Set the corrected p-values of effects that are tested together; return {label: effect}."""
+    for effect, p, p_rank in zip(effects, holm([effect.p for effect in effects]),
+                                 holm([effect.p_rank for effect in effects])):
+        effect.p_holm, effect.p_rank_holm = p, p_rank
     return {effect.label: effect for effect in effects}
+
+
+def signed_rank(difference):
+    """Return the p-value of Wilcoxon's signed-rank test of paired differences."""
+    return float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
 
 
 def holm(p):

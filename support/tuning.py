@@ -70,18 +70,12 @@ def fold_batches(sequences, labels, held_out, batch_size):
 
 
 def tuning_table(records):
-    """Return a Markdown table of held-out accuracy by epsilon, and the best epsilon.
-
-    The best has the largest mean, and is the smallest of equals. An epsilon at which a fold diverged
-    is not the best; None if runs diverged at every epsilon.
-    """
+    """Return a Markdown table of held-out accuracy by epsilon, and the best epsilon or None."""
     folds = {}
     for record in records:
         fold = record['repeat'], record['fold']
         folds.setdefault(record['epsilon'], {})[fold] = record['accuracy']
-    means = {epsilon: round(np.mean(list(accuracy.values())), 9)
-             for epsilon, accuracy in folds.items() if None not in accuracy.values()}
-    best = max(means, key=means.get, default=None)
+    best = best_epsilon({epsilon: list(x.values()) for epsilon, x in folds.items()})
     rows = []
     for epsilon, accuracy in folds.items():
         values = [x for x in accuracy.values() if x is not None]
@@ -91,6 +85,16 @@ def tuning_table(records):
                      mean_std(values, of=len(accuracy)), difference))
     return markdown_table(('ε', 'accuracy on held-out folds (%)',
                            'minus ε = 0 (mean ± standard error)'), rows), best
+
+
+def best_epsilon(accuracies):
+    """Return the epsilon with the largest mean of {epsilon: accuracies}, the smallest of equals.
+
+    None among the accuracies, a run that diverged, excludes an epsilon; if all are, return None.
+    """
+    means = {epsilon: round(np.mean(values), 9) for epsilon, values in sorted(accuracies.items())
+             if None not in values}
+    return max(means, key=means.get, default=None)
 
 
 def paired_difference(values=(), baseline=()):

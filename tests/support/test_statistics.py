@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_rel, wilcoxon
 
 from support.statistics import Effect, correct, format_p, holm
 
@@ -11,12 +11,15 @@ def test_an_effect_is_paired_over_seeds():
     interval = test.confidence_interval()
     assert (effect.mean, effect.low, effect.high, effect.p) == pytest.approx(
         (1.4, interval.low, interval.high, test.pvalue))
+    assert effect.p_rank == wilcoxon(a, b).pvalue
     diverged = Effect('x', np.append(a, np.nan), np.append(b, 99))
-    assert diverged.p == effect.p and len(diverged.difference) == 5
+    assert (diverged.p, diverged.p_rank) == (effect.p, effect.p_rank)
+    assert len(diverged.difference) == 5
 
 
 def test_an_effect_without_spread_or_without_pairs():
-    assert Effect('x', [90.0, 91], [90, 91]).p == 1
+    unchanged = Effect('x', [90.0, 91], [90, 91])
+    assert unchanged.p == unchanged.p_rank == 1
     assert Effect('x', [90.0, 91], [89, 90]).p == 0
     with pytest.raises(ValueError, match='^x: 1 finite pairs'):
         Effect('x', [90.0, np.nan], [89, 90])
@@ -28,6 +31,7 @@ def test_p_values_are_corrected_together():
     a, b = Effect('a', [90.0, 92, 93], [89, 90, 93]), Effect('b', [90.0, 91], [90, 91])
     assert correct([a, b]) == {'a': a, 'b': b}
     assert (a.p_holm, b.p_holm) == (pytest.approx(2 * a.p), 1)
+    assert (a.p_rank_holm, b.p_rank_holm) == (pytest.approx(2 * a.p_rank), 1)
 
 
 def test_an_effect_shows_its_corrected_p():

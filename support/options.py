@@ -75,6 +75,11 @@ def add_run_arguments(parser, seeds=3, jobs=joblib.cpu_count()):
                         help='run everything with little work, in a temporary folder')
 
 
+def add_device_argument(parser):
+    """Add --device."""
+    parser.add_argument('--device', type=device_name, default='cpu', help='cpu, cuda, …')
+
+
 def finish_args(args, name):
     """Set `args.output_dir` if it was not given, and create its folders plots/ and checkpoints/.
 
@@ -104,7 +109,7 @@ def get_args(argv=None):
                         help='of the base model, the chosen epsilons, their controls and section '
                              '6; at most 50 and 100 for other epsilons of AdvLSTM and ProxLSTM')
     parser.add_argument('--resume', action='store_true', help='resume an interrupted sweep')
-    parser.add_argument('--device', type=device_name, default='cpu', help='cpu, cuda, …')
+    add_device_argument(parser)
     parser.add_argument('--backend', choices=('loky', 'dask'), default='loky',
                         help='local processes or a Dask cluster')
     parser.add_argument('--scheduler', metavar='tcp://HOST:PORT', default=argparse.SUPPRESS,

@@ -37,15 +37,15 @@ def column(runs, key):
 
 class Setting(NamedTuple):
     """What is trained with every seed, and the epoch after which it is evaluated."""
-    mode: str
+    mode: str               # of training.py, or one of report/alternatives.py
     epsilon: float = 0.0
     variant: str = ''
     epochs: int = 100
 
     @property
     def runs(self):
-        """Its entry of results.json for each seed; a run may be longer than `epochs`."""
-        return group('results', *Setting._fields[:3])[self[:3]]
+        """Its entries of results.json by seed; a run may be longer than `epochs`."""
+        return {run['seed']: run for run in group('results', *Setting._fields[:3])[self[:3]]}
 
 
 def variants():
@@ -54,61 +54,104 @@ def variants():
             if mode == 'ProxLSTM' and variant]
 
 
-def accuracy(setting, test='uci', window=1):
-    """Return accuracies in per cent [seeds], NaN where a run diverged.
+def accuracy(setting, test='uci', averaged=True):
+    """Return the accuracies of a setting's averaged or last weights, {seed: per cent}.
 
     `test` is 'uci', UCI's 370 sequences, 'test', the assignment's 351, or 'unseen', the 291 of
-    these that are not in training. The last two are averaged over the last `window` epochs.
+    these that are not in training. Runs that diverged are left out.
     """
     if test == 'uci':
-        by_seed = {run['seed']: run['accuracy'] for run in group('uci', *Setting._fields)[setting]}
-        values = [by_seed.get(run['seed'], math.nan) for run in setting.runs]
-    else:
-        histories = [run['history'][f'{test}_accuracy'][:setting.epochs] for run in setting.runs]
-        values = [np.mean(history[-window:]) if len(history) == setting.epochs else math.nan
-                  for history in histories]
-    return 100 * np.array(values)
+        groups = group('uci', *Setting._fields) | group('alternatives', *Setting._fields)
+        return {run['seed']: 100 * run['averaged_accuracy' if averaged else 'accuracy']
+                for run in groups[setting]}
+    key = f'averaged_{test}_accuracy' if averaged else f'{test}_accuracy'
+    return {seed: 100 * run['history'][key][setting.epochs - 1]
+            for seed, run in setting.runs.items() if run['diverged'] is None}
 
 
 class Comparison(Effect):
-    """The effect of `setting` on UCI's 370 test sequences at the last epoch.
+    """The effect of `setting` on UCI's 370, by the averaged weights; `last` is by the last ones.
 
-    `last_ten` is its effect on the 291, averaged over the last ten epochs.
+    Paired over the seeds that both settings have.
     """
 
     def __init__(self, label, setting, without):
-        super().__init__(label, accuracy(setting), accuracy(without))
+        def pairs(averaged):
+            a, b = (accuracy(x, averaged=averaged) for x in (setting, without))
+            seeds = sorted(a.keys() & b.keys())
+            return [a[seed] for seed in seeds], [b[seed] for seed in seeds]
+
+        super().__init__(label, *pairs(averaged=True))
         self.setting = setting
-        self.last_ten = Effect(label, *(accuracy(x, 'unseen', window=10)
-                                        for x in (setting, without)))
+        self.last = Effect(label, *pairs(averaged=False))
 
 
 def sweep_settings(mode):
     """Return the sweep's settings; those after more than the assignment's epochs come last."""
     epochs = ASSIGNMENT_EPOCHS[mode]
     settings = [Setting(mode, epsilon, epochs=epochs)
-                for m, epsilon, variant in group('results', *Setting._fields[:3])
-                if m == mode and not variant]
+                for epsilon in sorted(epsilon for m, epsilon, variant
+                                      in group('results', *Setting._fields[:3])
+                                      if m == mode and not variant)]
     if epochs < 100:
         settings += [Setting(mode), Setting(mode, CHOSEN_EPSILON[mode])]
     return settings
 
 
+@functools.cache
+def primary_effects():
+    """Return {mode: Comparison} of the chosen epsilon with the control, tested together."""
+    effects = [Comparison(label_of(Setting(mode, chosen)), Setting(mode, chosen), Setting(mode))
+               for mode, chosen in CHOSEN_EPSILON.items()]
+    correct(effects)
+    return dict(zip(CHOSEN_EPSILON, effects))
+
+
+@functools.cache
+def secondary_effects():
+    """Return {label: Comparison} of all other comparisons, tests of one family."""
+    chosen = {mode: Setting(mode, epsilon) for mode, epsilon in CHOSEN_EPSILON.items()}
+    adv, prox = chosen.values()
+    noise, augmentation = (Setting(name, adv.epsilon) for name in ('noise', 'augmentation'))
+    annealed, as_lstm = (Setting(name, prox.epsilon) for name in ('annealed', TESTED_AS_LSTM))
+    adv_control, prox_control = Setting('AdvLSTM'), Setting('ProxLSTM')
+    placed, placed_prox = ([setting._replace(variant=name) for name in variants()]
+                           for setting in (prox_control, prox))
+    return correct([
+        *(Comparison(label_of(setting), setting, setting._replace(epsilon=0.0))
+          for mode in CHOSEN_EPSILON for setting in sweep_settings(mode)
+          if setting.epsilon and setting != chosen[mode]),
+        Comparison('noise minus control', noise, adv_control),
+        Comparison('AdvLSTM minus noise', adv, noise),
+        Comparison('augmentation minus control', augmentation, adv_control),
+        Comparison('AdvLSTM minus augmentation', adv, augmentation),
+        Comparison('annealed minus control', annealed, prox_control),
+        Comparison('annealed minus ProxLSTM', annealed, prox),
+        Comparison('ProxLSTM tested as an LSTM minus control', as_lstm, prox_control),
+        *(Comparison(f'{x.variant}, without Prox', x, prox_control) for x in placed),
+        *(Comparison(f'{x.variant}, added to Prox', x, prox) for x in placed_prox),
+        *(Comparison(f'Prox, added to {x.variant}', x, y) for x, y in zip(placed_prox, placed))])
+
+
+def label_of(setting):
+    return f'{setting.mode}, ε = {setting.epsilon:g}, {setting.epochs} epochs'
+
+
 def sweep_effects(mode):
-    """Return {label: Comparison} of every epsilon with the control after as many epochs."""
-    return correct([Comparison(f'ε = {setting.epsilon:g}, {setting.epochs} epochs', setting,
-                               setting._replace(epsilon=0.0))
-                    for setting in sweep_settings(mode) if setting.epsilon])
+    """Return the comparisons of every epsilon with its control, in the order of sweep_settings."""
+    return [secondary_effects().get(label_of(setting), primary_effects()[mode])
+            for setting in sweep_settings(mode) if setting.epsilon]
 
 
 def placement_effects():
-    """Return {label: Comparison}: every variant without and with Prox, and Prox with it."""
-    control, prox = ({name: Setting('ProxLSTM', epsilon, name) for name in ('', *variants())}
-                     for epsilon in (0.0, CHOSEN_EPSILON['ProxLSTM']))
-    return correct([
-        *(Comparison(f'{name}, without Prox', control[name], control['']) for name in variants()),
-        *(Comparison(f'{name}, added to Prox', prox[name], prox['']) for name in variants()),
-        *(Comparison(f'Prox, added to {name}', prox[name], control[name]) for name in variants())])
+    """Return the comparisons that add dropout, batch normalization, or Prox to these."""
+    return [e for label, e in secondary_effects().items()
+            if any(name in label for name in variants())]
+
+
+def alternative_effects():
+    """Return the comparisons of report/alternatives.py."""
+    return [e for label, e in secondary_effects().items() if ' minus ' in label]
 
 
 def find_spikes(loss):

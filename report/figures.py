@@ -25,24 +25,26 @@ def write_figures(folder):
 
 
 def plot_overview(path):
-    """Draw the base model's and, by epsilon, each method's accuracy on all 351 test sequences."""
+    """Draw the base model's and, by epsilon, each method's accuracy on UCI's 370."""
     figure = Figure(figsize=(10, 5), layout='constrained')
     panels = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
     for ax, (mode, chosen) in zip(panels, CHOSEN_EPSILON.items()):
         epochs, labels = ASSIGNMENT_EPOCHS[mode], []
         for x, setting in enumerate([Setting('plain'), *sweep_settings(mode)]):
-            seeds = accuracy(setting, 'test')
+            seeds = np.array(list(accuracy(setting).values()))
             effect = Effect('', seeds, np.zeros(len(seeds)))
             color = METHOD['color'] if setting.epsilon else 'black'
-            ax.plot(x + np.linspace(-0.2, 0.2, len(seeds)), seeds, '.', color='0.6', markersize=4)
+            ax.plot(x + np.linspace(-0.25, 0.25, len(seeds)), seeds, '.', color='0.7', markersize=3)
             ax.errorbar(x, effect.mean, effect.mean - effect.low, fmt='o', color=color, capsize=3,
                         markerfacecolor=color if setting.epsilon == chosen else 'white')
             labels.append((f'{setting.epsilon:g}' if x else 'base') + f'\n{effect.mean:.1f}')
-        ax.axhline(accuracy(Setting(mode), 'test').mean(), color='0.5', linestyle='--', linewidth=1)
+        control = np.mean(list(accuracy(Setting(mode)).values()))
+        ax.axhline(control, color='0.5', linestyle='--', linewidth=1)
         ax.set(xlabel='ε (0: control; filled: chosen) and mean accuracy',
                title=f'{mode}, {epochs} epochs' + (' (last two: 100)' if epochs < 100 else ''))
         ax.set_xticks(range(len(labels)), labels)
-    panels[0].set_ylabel('accuracy, all test sequences (%)\nseeds (dots), mean and 95 % interval')
+    panels[0].set_ylabel("accuracy on UCI's 370, averaged weights (%)\n"
+                         'seeds (dots), mean and 95 % interval')
     save_figure(path, figure)
 
 
@@ -61,7 +63,7 @@ def plot_epsilon(path):
     for ax, (mode, chosen) in zip(panels, CHOSEN_EPSILON.items()):
         epochs = ASSIGNMENT_EPOCHS[mode]
         effects = {e.setting.epsilon: (e.mean, e.mean - e.low)
-                   for e in sweep_effects(mode).values() if e.setting.epochs == epochs}
+                   for e in sweep_effects(mode) if e.setting.epochs == epochs}
         draw_by_epsilon(ax, effects, fmt='ko-',
                         label="test, UCI's 370: mean and 95 % interval over seeds")
         folds = group(f'tune_{PREFIX[mode]}', 'epsilon')
@@ -70,7 +72,7 @@ def plot_epsilon(path):
         draw_by_epsilon(ax, {epsilon: (x.mean(), x.std(ddof=1) / math.sqrt(len(x)))
                              for epsilon, x in gains.items()},
                         fmt='s:', color='tab:blue', markerfacecolor='white',
-                        label='cross-validation in the training set: mean and standard error')
+                        label='cross-validation in the training set, 100 epochs: mean and standard error')
         ax.axhline(0, color='grey', linewidth=0.8)
         ax.axvline(chosen, color='tab:red', linestyle='--', linewidth=1,
                    label='chosen by cross-validation')
@@ -87,7 +89,7 @@ def plot_inside(path):
               'lambda_max': 'largest eigenvalue of G Gᵀ', 'iterations': "solver's iterations"}
     for ax, (key, title) in zip(panels, titles.items()):
         values = {epsilon: column(runs, key)
-                  for epsilon, runs in group('inside', 'epsilon').items() if epsilon}
+                  for epsilon, runs in sorted(group('inside', 'epsilon').items()) if epsilon}
         draw_by_epsilon(ax, {epsilon: (x.mean(), x.std(ddof=1)) for epsilon, x in values.items()},
                         fmt='ko-')
         ax.set(title=title, ylim=(0, None))
@@ -100,15 +102,14 @@ def plot_placements(path):
     figure = Figure(figsize=(8, 1 + 0.28 * len(effects)), layout='constrained')
     ax = figure.subplots()
     ax.axvline(0, color='grey', linewidth=0.8)
-    for y, e in enumerate(effects.values()):
+    for y, e in enumerate(effects):
         ax.errorbar(e.mean, y, xerr=e.mean - e.low, fmt='o', color='black', capsize=3,
                     markerfacecolor='black' if e.p_holm < 0.05 else 'white')
         if y and y % len(variants()) == 0:
             ax.axhline(y - 0.5, color='grey', linewidth=0.8)
-    ax.set_yticks(range(len(effects)), effects)
-    ax.set(xlim=(-10, 10), ylim=(len(effects) - 0.5, -0.5),
-           xlabel="difference on UCI's 370 (points), 95 % interval, cut off at ±10\n"
-                  'filled: significant (corrected p < 0.05)')
+    ax.set_yticks(range(len(effects)), [e.label for e in effects])
+    ax.set(ylim=(len(effects) - 0.5, -0.5), xlabel="difference on UCI's 370 (points), 95 % interval\n"
+                                                   'filled: significant (corrected p < 0.05)')
     ax.grid(alpha=0.3, axis='x')
     save_figure(path, figure)
 

@@ -42,8 +42,7 @@ WIDE_SWEEP = ['--first-seed', '100', '--seeds', '16',
               '--adv-epsilons', '0.01', '0.1', '0.3', '1', '2', '5', '10', '30', '150',
               '--prox-epsilons', '0.1', '0.5', '1', '2', '5', '10', '30', '150',
               '--dropout', *(f'{place}=0.5' for place in DROPOUT), '--batch-norm', *PLACEMENTS]
-OTHER_DATA = ['--epochs', '30']  # about as many minibatches as in 100 epochs of Japanese Vowels
-OTHER_EPSILONS = ['0.1', '0.3', '1', '3', '10', '30']
+OTHER_EPSILONS = ['0.3', '1', '3', '10', '30']
 
 
 def run_training(output, name, *arguments):
@@ -87,7 +86,7 @@ def others():
     """Train on the shoulder exercises, with epsilons chosen within the training subjects."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     from_seglearn.main(from_seglearn.get_args([str(OUTPUT)]))
-    results = run_training(OUTPUT / 'shoulder_tune', 'results', *OTHER_DATA, '--data',
+    results = run_training(OUTPUT / 'shoulder_tune', 'results', '--epochs', '20', '--data',
                            str(OUTPUT / 'shoulder_tune.mat'), '--adv-epsilons', *OTHER_EPSILONS,
                            '--prox-epsilons', *OTHER_EPSILONS, '--dropout', '--batch-norm')
     write_results('shoulder_tune', results)
@@ -99,8 +98,9 @@ def others():
                 else run['history']['averaged_test_accuracy'][-1])
     best = {mode: str(best_epsilon(values)) for mode, values in accuracies.items()}
     write_results('shoulder', run_training(
-        OUTPUT / 'shoulder', 'results', *OTHER_DATA, '--data', str(OUTPUT / 'shoulder.mat'),
-        '--adv-epsilon', best['AdvLSTM'], '--prox-epsilon', best['ProxLSTM']))
+        OUTPUT / 'shoulder', 'results', '--epochs', '20', '--data', str(OUTPUT / 'shoulder.mat'),
+        '--adv-epsilon', best['AdvLSTM'], '--adv-epsilons', '1',
+        '--prox-epsilon', best['ProxLSTM'], '--prox-epsilons', '1', '--dropout'))
 
 
 def sweep_checkpoints():

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from report.analysis import (LAST_WEIGHTS, UNCHANGED, Setting, accuracy, column, cure_effects,
-                             group, load, placement_effects, spike_stretch, spikes, sweep_effects,
+from report.analysis import (LAST_WEIGHTS, UNCHANGED, Setting, accuracy, alternative_effects,
+                             column, cure_effects, group, load, placement_effects, primary_effects,
+                             secondary_effects, spike_stretch, spikes, sweep_effects,
                              sweep_settings, variants)
 from report.figures import write_figures
 from support.figures import markdown_table, mean_std, results_table
 from support.options import CHOSEN_EPSILON
 from support.pages import load_results, render, write_page
 from support.program import run_program
-from support.statistics import Effect, format_p
+from support.statistics import format_p
 from support.tuning import paired_difference, tuning_table
 
 FOLDER = Path(__file__).parent
@@ -30,15 +31,20 @@ def plus_minus(values, decimals=1):
 
 
 def accuracy_table(settings):
-    """Tabulate the accuracies of Settings on the three test sets."""
+    """Tabulate the accuracies of Settings on the three test sets, by the averaged weights."""
     rows = []
     for setting in settings:
-        values = [accuracy(setting, test) for test in ('test', 'unseen', 'uci')]
+        values = [accuracy(setting, *key) for key in (('test',), ('unseen',), ('uci',), ('uci', False))]
         rows.append([setting.variant or setting.mode.replace('plain', 'base'),
-                     f'{setting.epsilon:g}', setting.epochs,
-                     *(mean_std(x[np.isfinite(x)] / 100, of=len(x)) for x in values)])
-    return markdown_table(['', 'ε', 'epochs', "the assignment's 351 (%)",
-                           'the 291 not in training (%)', "UCI's 370 (%)"], rows)
+                     f'{setting.epsilon:g}', setting.epochs, len(setting.runs),
+                     *(mean_std(as_fractions(x), of=len(setting.runs)) for x in values)])
+    return markdown_table(['', 'ε', 'epochs', 'seeds', "the assignment's 351 (%)",
+                           'the 291 not in training (%)', "UCI's 370 (%)",
+                           "UCI's 370, last weights (%)"], rows)
+
+
+def as_fractions(accuracies):
+    return np.array(list(accuracies.values())) / 100
 
 
 def placement_table():
@@ -47,18 +53,43 @@ def placement_table():
 
 
 def effects_table(effects):
-    header = ['', 'difference (points)', '95 % interval', 'p', 'p, corrected',
-              'last ten epochs, the 291 (points)']
+    """Tabulate Comparisons; an effect that is significant after correction is bold."""
+    header = ['', 'seeds', 'difference (points)', '95 % interval', 'p', 'p, corrected',
+              'last weights (points)']
     return markdown_table(header, [
-        [e.label, f'{e.mean:+.2f} ± {e.deviation:.2f}', f'{e.low:+.2f} to {e.high:+.2f}',
-         f'{e.p:.2g}', f'{e.p_holm:.2g}', f'{e.last_ten.mean:+.2f} ± {e.last_ten.deviation:.2f}']
-        for e in effects.values()])
+        [bold(e.label, e.p_holm), len(e.difference), f'{e.mean:+.2f} ± {e.deviation:.2f}',
+         f'{e.low:+.2f} to {e.high:+.2f}', f'{e.p:.2g}', f'{e.p_holm:.2g}',
+         f'{e.last.mean:+.2f} ± {e.last.deviation:.2f}'] for e in effects])
 
 
-def effect_range(effects, beginning, word=''):
-    """Return the extreme means of effects, but for the placement at which a seed failed."""
-    means = [e.mean for label, e in effects.items() if label.startswith(beginning)
-             and word in label and 'batch norm output' not in label]
+def bold(label, p):
+    return f'**{label}**' if p < 0.05 else label
+
+
+def primary_table():
+    header = ['', 'ε', 'seeds', 'difference (points)', '95 % interval', "Student's t: p, corrected",
+              'signed rank: p, corrected', 'last weights (points)']
+    return markdown_table(header, [
+        [mode, f'{e.setting.epsilon:g}', len(e.difference), f'{e.mean:+.2f} ± {e.deviation:.2f}',
+         f'{e.low:+.2f} to {e.high:+.2f}', f'{e.p_holm:.2g}', f'{e.p_rank_holm:.2g}',
+         f'{e.last.mean:+.2f} ± {e.last.deviation:.2f}'] for mode, e in primary_effects().items()])
+
+
+def alternatives_table():
+    """Tabulate the accuracy on UCI's 370 of the alternatives, the methods and their controls."""
+    settings = [setting for mode, epsilon in CHOSEN_EPSILON.items()
+                for setting in (Setting(mode), Setting(mode, epsilon))]
+    settings += [Setting(*key) for key in group('alternatives', 'mode', 'epsilon')]
+    return markdown_table(["", 'ε', "UCI's 370 (%)", "UCI's 370, last weights (%)"], [
+        [setting.mode + ('' if setting.epsilon else ' control'), f'{setting.epsilon:g}',
+         *(mean_std(as_fractions(accuracy(setting, averaged=averaged))) for averaged in (True, False))]
+        for setting in settings])
+
+
+def effect_range(effects, beginning, word, excluded):
+    """Return the extreme means of the effects whose label begins so and has one word, not the other."""
+    means = [e.mean for label, e in effects.items()
+             if label.startswith(beginning) and word in label and excluded not in label]
     return f'{min(means):+.1f} to {max(means):+.1f}'
 
 
@@ -92,7 +123,7 @@ def inside_table():
     return markdown_table(['ε', '‖c − s‖ / ‖s‖', 'λ_max(G Gᵀ)', 'iterations'], [
         [f'{epsilon:g}', plus_minus(column(runs, 'moved'), 3),
          plus_minus(column(runs, 'lambda_max'), 2), plus_minus(column(runs, 'iterations'))]
-        for epsilon, runs in group('inside', 'epsilon').items()])
+        for epsilon, runs in sorted(group('inside', 'epsilon').items())])
 
 
 def spike_table():
@@ -107,27 +138,34 @@ def spike_table():
          *differences.get(cure, ['', ''])] for cure, x in spikes().items()])
 
 
+def mean_difference(a, b):
+    """Return the mean over seeds of the difference of two settings' accuracies."""
+    return np.mean([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+
+
 def names():
     """Return what page.md uses."""
-    plain, chosen = Setting('plain'), CHOSEN_EPSILON['ProxLSTM']
-    early = (accuracy(Setting('ProxLSTM', epsilon, epochs=75), 'unseen', window=10)
-             for epsilon in (chosen, 0.0))
-    best_epoch = np.array([max(run['history']['test_accuracy']) for run in plain.runs])
-    seconds = {mode: sum(run['seconds'] for run in Setting(mode, epsilon).runs)
+    plain = Setting('plain')
+    best_epoch = {seed: 100 * max(run['history']['test_accuracy'])
+                  for seed, run in plain.runs.items()}
+    seconds = {mode: sum(run['seconds'] for run in Setting(mode, epsilon).runs.values())
                for mode, epsilon in CHOSEN_EPSILON.items()}
     folds, repeats = (load('tune_adv')['config'][key] for key in ('folds', 'repeats'))
     return {
         **{function.__name__: function for function in (
-            Setting, load, sweep_settings, format_p, tuning_table, results_table, accuracy_table,
-            placement_table, effects_table, effect_range, settings_table, search_table,
-            averages_table, inside_table, spike_table)},
-        'seeds': len(plain.runs), 'adv': sweep_effects('AdvLSTM'),
-        'prox': sweep_effects('ProxLSTM'), 'early': Effect('', *early),
-        'placements': placement_effects(), 'cures': cure_effects(), 'spikes': spikes(),
-        'stretch': spike_stretch(), 'best_epoch': mean_std(best_epoch),
-        'leak': (accuracy(plain, 'test') - accuracy(plain, 'unseen')).mean(),
-        'best_epoch_gain': (100 * best_epoch - accuracy(plain, 'test')).mean(),
-        'control_change': (accuracy(Setting('AdvLSTM')) - accuracy(plain)).mean(),
+            Setting, load, accuracy, mean_difference, sweep_settings, sweep_effects,
+            alternative_effects, placement_effects, format_p, tuning_table, results_table, accuracy_table,
+            placement_table, primary_table, effects_table, effect_range, alternatives_table,
+            settings_table, search_table, averages_table, inside_table, spike_table)},
+        'seeds': len(plain.runs), 'chosen': CHOSEN_EPSILON,
+        'adv': primary_effects()['AdvLSTM'], 'prox': primary_effects()['ProxLSTM'],
+        'secondary': secondary_effects(),
+        'smallest_prox': min(e.mean for e in sweep_effects('ProxLSTM') if e.setting.epsilon > 0.1),
+        'control_change': mean_difference(accuracy(Setting('AdvLSTM')), accuracy(plain)),
+        'cures': cure_effects(), 'spikes': spikes(), 'stretch': spike_stretch(),
+        'leak': mean_difference(accuracy(plain, 'test'), accuracy(plain, 'unseen')),
+        'best_epoch': mean_std(as_fractions(best_epoch)),
+        'best_epoch_gain': mean_difference(best_epoch, accuracy(plain, 'test', averaged=False)),
         'time_ratio': seconds['AdvLSTM'] / seconds['ProxLSTM'],
         'fold_factor': math.sqrt(1 + folds * repeats / (folds - 1)),  # Nadeau and Bengio (2003)
         'leading': {epsilon: 1 - 1 / (1 + epsilon * column(runs, 'lambda_max').mean())

@@ -47,33 +47,31 @@ def plot_accuracy(path, title, panels):
     """Draw test accuracy against epoch, a panel for each of {panel title: {label: runs}}.
 
     A bold line is the mean over seeds of the averaged weights, labeled with its last value, before
-    thin lines of every run's own weights; or, for runs without averaged weights, the mean of the
-    latter in a band of one standard deviation. The last line of a panel is the method, those before
-    it its controls. Diverged runs are left out, and counted in the panel's title.
+    thin lines of every run's own weights. The last line of a panel is the method, those before it
+    its controls. Diverged runs are left out, and counted in the panel's title.
     """
-    averaged = all('averaged_test_accuracy' in run['history']
-                   for groups in panels.values() for group in groups.values() for run in group)
-    key = 'averaged_test_accuracy' if averaged else 'test_accuracy'
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(1 + 4.2 * columns, 1.2 + 2.8 * rows), layout='constrained')
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    curves = {name: {label: accuracy_curves(group, key) for label, group in groups.items()}
-              for name, groups in panels.items()}
-    means = [y.mean(0) for groups in curves.values() for y in groups.values() if y.size]
-    floor = min(np.percentile(mean, 10) for mean in means) - 3 if means else 0
+    own, averaged = ({name: {label: accuracy_curves(group, key) for label, group in groups.items()}
+                      for name, groups in panels.items()}
+                     for key in ('test_accuracy', 'averaged_test_accuracy'))
+    means = [y.mean(0) for groups in averaged.values() for y in groups.values() if y.size]
+    floor = min(np.percentile(mean, 25) for mean in means) - 3 if means else 0
     floor = max(0, 5 * math.floor(floor / 5))
-    for ax, (name, groups) in zip(axes, curves.items()):
+    for ax, (name, groups) in zip(axes, averaged.items()):
         diverged = sum(map(len, panels[name].values())) - sum(map(len, groups.values()))
         ax.set_title(name + (f', {diverged} runs diverged' if diverged else ''), fontsize=10)
         ends = []
         for label, y in groups.items():
             style = METHOD if label == list(groups)[-1] else CONTROL
             if y.size:
-                ends.append((y.mean(0)[-1], y.shape[1], style['color']))
-                if averaged:
-                    draw_runs(ax, accuracy_curves(panels[name][label]), style)
-                draw_band(ax, y, label, style, band=not averaged)
+                epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
+                ax.plot(epochs, own[name][label].T, color=style['color'], linewidth=0.5,
+                        alpha=min(0.4, 4 / len(y)))
+                ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
+                ends.append((mean[-1], len(mean), style['color']))
         label_ends(ax, ends, (100 - floor) / 14)
         ax.grid(alpha=0.3)
         ax.set(ylim=(floor, 100.5), xlim=(0, 1.1 * max(map(len, means), default=1)))
@@ -82,18 +80,14 @@ def plot_accuracy(path, title, panels):
     for ax in axes[max(0, len(panels) - columns):len(panels)]:
         ax.set_xlabel('epoch')
         ax.tick_params(labelbottom=True)
-    drawn = [accuracy_curves(group) for groups in panels.values() for group in groups.values()]
-    cut = any(y.size and y.min() < floor for y in (*means, *(drawn if averaged else ())))
+    cut = any(y.size and y.min() < floor for groups in own.values() for y in groups.values())
     for ax in axes[::columns]:
         ax.set_ylabel('accuracy, all test sequences (%)'
                       + (f'\ncut off below {floor}' if cut else ''))
-    seeds = max((len(y) for groups in curves.values() for y in groups.values()), default=0)
-    if averaged:
-        title += '\nbold: averaged weights' + (f', mean over {seeds} seeds' if seeds > 1 else '')
-        title += '; thin: the weights of each run'
-    elif seeds > 1:
-        title += f': mean and standard deviation over {seeds} seeds'
-    figure.suptitle(title, fontsize=11)
+    seeds = sorted({len(y) for groups in averaged.values() for y in groups.values() if y.size})
+    mean_of = f', mean over {" or ".join(map(str, seeds))} seeds' if seeds and seeds[-1] > 1 else ''
+    figure.suptitle(f'{title}\nbold: averaged weights{mean_of}\nthin: the weights of each run',
+                    fontsize=11)
     handles = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
@@ -102,21 +96,16 @@ def plot_accuracy(path, title, panels):
     save_figure(path, figure)
 
 
-def accuracy_curves(runs, key='test_accuracy'):
+def accuracy_curves(runs, key):
     """Return the history `key` in per cent, [seeds, epochs], of runs that did not diverge."""
     return 100 * np.array([run['history'][key] for run in runs if run['diverged'] is None])
 
 
-def draw_runs(ax, y, style):
-    """Draw every row of y [seeds, epochs] as a thin line."""
-    ax.plot(np.arange(1, y.shape[1] + 1), y.T, color=style['color'], linewidth=0.5, alpha=0.4)
-
-
-def draw_band(ax, y, label, style, band=True):
-    """Draw the mean of y [seeds, epochs], and, if `band`, one standard deviation around it."""
+def draw_band(ax, y, label, style):
+    """Draw the mean of y [seeds, epochs] and one standard deviation around it."""
     epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
     ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
-    if band and len(y) > 1:
+    if len(y) > 1:
         deviation = y.std(0, ddof=1)
         ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100),
                         color=style['color'], alpha=0.2, linewidth=0)
@@ -152,11 +141,10 @@ def plot_tuning(path, mode, records):
 def results_table(runs):
     """Return a Markdown table of last-epoch accuracy, and its paired difference to the control.
 
-    The control is the run at ε = 0 after as many epochs, seed by seed. Diverged runs are counted,
-    but take part in no mean and in no difference. A last column is the accuracy of the averaged
-    weights, if all runs have them.
+    The control is the run at ε = 0 after as many epochs, seed by seed; its difference is that of
+    the averaged weights, which loss spikes hardly reach. Diverged runs are counted, but take part
+    in no mean and in no difference.
     """
-    averaged = all('averaged_test_accuracy' in run['history'] for run in runs)
     groups = {}
     for run in runs:
         groups.setdefault((run['mode'], run['variant'], run['epsilon']), {})[run['seed']] = run
@@ -164,24 +152,20 @@ def results_table(runs):
     for (mode, variant, epsilon), group in groups.items():
         epochs = next(iter(group.values()))['hyperparameters']['epochs']
         histories = finished_histories(group)
-        final, unseen = ([history[key][-1] for history in histories.values()]
-                         for key in ('test_accuracy', 'unseen_accuracy'))
+        final, unseen, averaged = ([history[key][-1] for history in histories.values()] for key in
+                                   ('test_accuracy', 'unseen_accuracy', 'averaged_test_accuracy'))
         difference = ''
         if epsilon:
             control = finished_histories(groups[mode, variant, 0.0])
             difference = mean_std(
-                [history['test_accuracy'][-1] - control[seed]['test_accuracy'][epochs - 1]
-                 for seed, history in histories.items() if seed in control], sign='+')
+                [average - control[seed]['averaged_test_accuracy'][epochs - 1]
+                 for seed, average in zip(histories, averaged) if seed in control], sign='+')
         name = ('base' if mode == 'plain' else mode) + (f', {variant}' if variant else '')
         rows.append((name, '' if mode == 'plain' else f'{epsilon:g}', epochs,
                      mean_std(final, of=len(group)), '' if None in unseen else mean_std(unseen),
-                     difference))
-        if averaged:
-            rows[-1] += (mean_std([history['averaged_test_accuracy'][-1]
-                                   for history in histories.values()]),)
-    header = ('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
-              'all test, minus ε = 0 (points)', 'averaged weights, all test (%)')
-    return markdown_table(header if averaged else header[:-1], rows)
+                     mean_std(averaged), difference))
+    return markdown_table(('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
+                           'averaged weights, all test (%)', 'averaged, minus ε = 0 (points)'), rows)
 
 
 def finished_histories(group):

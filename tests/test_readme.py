@@ -6,6 +6,7 @@
 import json
 import re
 
+from report.analysis import primary_effects
 from support.figures import results_table
 from tests.helpers import ROOT
 
@@ -23,7 +24,12 @@ def test_the_results_are_rows_of_the_committed_runs_table():
     table = results_table(results['runs']).splitlines()
     shown = [line for line in README.splitlines() if re.match(r'\| (model|base|AdvLSTM|ProxLSTM)', line)]
     assert len(shown) == 7 and set(shown) <= set(table)
-    assert results['config']['seeds'] == 8 and results['config']['epochs'] == 100
+    assert results['config']['seeds'] == 32 and results['config']['epochs'] == 100
+    gains = ' '.join(README.split())
+    for mode, e in primary_effects().items():
+        interval = rf'(?:95 % interval )?{e.low:.1f} to {e.high:.1f}'
+        assert re.search(rf'{mode} (?:gains )?{e.mean:.1f} (?:points )?\({interval}\)', gains)
+        assert e.low > 0 and max(e.p_holm, e.p_rank_holm) < 0.05
 
 
 def test_every_picture_file_and_function_named_exists():

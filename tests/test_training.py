@@ -216,7 +216,7 @@ def test_a_run_whose_test_set_is_all_training_has_no_unseen_accuracy(data):
     run = train_small(data, unseen=torch.zeros(54, dtype=torch.bool))['run']
     assert run['history']['unseen_accuracy'] == [None, None]
     run['history']['test_accuracy'] = [1.0, 1.0]
-    assert '| 100.0 |  |  | ' in results_table([{**run, 'epsilon': 0.0}])
+    assert '| 100.0 |  | ' in results_table([{**run, 'epsilon': 0.0}])
 
 
 def test_train_model_refuses_an_epsilon_that_it_would_ignore_or_lacks(data):
@@ -282,7 +282,7 @@ def test_other_epsilons_are_swept_with_their_control_and_the_chosen_one(record_r
                           '--dropout', '--batch-norm')
     assert {(run.mode, run.epsilon, run.epochs) for run in runs} == {
         ('plain', 0.0, 100), ('AdvLSTM', 0.0, 100), ('AdvLSTM', 0.2, 50), ('AdvLSTM', 3.0, 50),
-        ('AdvLSTM', 5.0, 100), ('ProxLSTM', 0.0, 100), ('ProxLSTM', 5.0, 100), ('ProxLSTM', 7.0, 100)}
+        ('AdvLSTM', 2.0, 100), ('ProxLSTM', 0.0, 100), ('ProxLSTM', 2.0, 100), ('ProxLSTM', 7.0, 100)}
 
 
 def test_runs_of_a_diverged_base_model_are_marked_and_the_others_finish(record_runs, tmp_path, capsys):
@@ -293,7 +293,7 @@ def test_runs_of_a_diverged_base_model_are_marked_and_the_others_finish(record_r
     assert {run['diverged'] for run in entries if run['seed'] == 1 and run['mode'] != 'plain'} == {0}
     out, err = capsys.readouterr()
     assert 'AdvLSTM, epsilon 1, seed 1: not trained, because its base model diverged' in err
-    assert out.count('| 50.0, 1 of 2 diverged | 50.0 |') == 10 and out.count('+0.0 |') == 7
+    assert out.count('| 50.0, 1 of 2 diverged | 50.0 | 50.0 |') == 11 and out.count('+0.0 |') == 8
 
 
 # ----------------------------------------------------------------------------------- the program
@@ -347,7 +347,7 @@ def test_progress_in_a_log_file_is_a_few_lines(dry_run):
 def test_checkpoints_rebuild_the_models_and_their_accuracy(dry_run, data):
     folder, _ = dry_run
     runs = json.loads((folder / 'plots' / 'results.json').read_text())['runs']
-    for run in (Run('plain'), Run('ProxLSTM', 5.0), Run('ProxLSTM', 5.0, 0, 'batch norm conv')):
+    for run in (Run('plain'), Run('ProxLSTM', 2.0), Run('ProxLSTM', 2.0, 0, 'batch norm conv')):
         model = LSTMClassifier.from_checkpoint(folder / 'checkpoints' / f'{run.name}.pt')
         entry, = (x for x in runs if (x['mode'], x['epsilon'], x['variant'], x['seed'])
                   == (run.mode, run.epsilon, run.variant, run.seed))

@@ -56,9 +56,9 @@ def test_a_cluster_gives_the_local_numbers_also_when_a_worker_dies(sweep, cluste
     assert program.returncode == 0, stderr
     assert outcome(folder) == undisturbed
 
-    (folder / 'checkpoints' / 'prox_epsilon5.0_seed0.pt').unlink()
+    (folder / 'checkpoints' / 'prox_epsilon2.0_seed0.pt').unlink()
     done = run_program(arguments, folder, *remote, '--resume')  # what is missing, on the worker that is left
-    assert done.returncode == 0 and 'ProxLSTM | 5 |' in done.stdout, done.stderr
+    assert done.returncode == 0 and 'ProxLSTM | 2 |' in done.stdout, done.stderr
     assert outcome(folder) == undisturbed
 
 

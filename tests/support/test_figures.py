@@ -10,10 +10,10 @@ from support.figures import plot_accuracy, plot_runs, results_table
 
 
 def make_run(epsilon, seed, accuracies, diverged=None, mode='AdvLSTM', variant='', averaged=None):
-    more = {} if averaged is None else {'averaged_test_accuracy': averaged}
     return {'mode': mode, 'epsilon': epsilon, 'seed': seed, 'variant': variant, 'diverged': diverged,
             'hyperparameters': {'epochs': 2 if epsilon else 3},
-            'history': {'test_accuracy': accuracies, 'unseen_accuracy': accuracies, **more}}
+            'history': {'test_accuracy': accuracies, 'unseen_accuracy': accuracies,
+                        'averaged_test_accuracy': averaged or accuracies}}
 
 
 def test_plots_are_drawn_even_if_runs_diverged(tmp_path):
@@ -25,17 +25,21 @@ def test_plots_are_drawn_even_if_runs_diverged(tmp_path):
         'base.png', 'AdvLSTM.png', 'ProxLSTM.png', 'dropout_batch_norm.png'}
 
 
-def test_results_table_compares_with_the_control_at_the_same_epoch_and_seed():
-    runs = [make_run(0.0, 0, [0.5, 0.6, 0.1]), make_run(0.0, 1, [0.5, 0.7, 0.1]), make_run(1.0, 1, [0.5, 0.8]), make_run(1.0, 0, [0.5, 0.9])]
-    assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +20.0 ± 14.1 |' in results_table(runs)
-    runs[2] = make_run(1.0, 1, [], diverged=1)
-    assert '| AdvLSTM | 1 | 2 | 90.0, 1 of 2 diverged | 90.0 | +30.0 |' in results_table(runs)
-    runs[3] = make_run(1.0, 0, [0.9], diverged=2)
-    assert '| AdvLSTM | 1 | 2 | 2 of 2 diverged |  |  |' in results_table(runs)
-    runs[0], runs[2] = make_run(0.0, 0, [], diverged=1), make_run(1.0, 1, [0.5, 0.8])  # a control that diverged is compared with none
-    assert '| AdvLSTM | 1 | 2 | 80.0, 1 of 2 diverged | 80.0 | +10.0 |' in results_table(runs)
-    runs[3] = make_run(1.0, 0, [0.5, 0.9])
-    assert '| AdvLSTM | 1 | 2 | 85.0 ± 7.1 | 85.0 ± 7.1 | +10.0 |' in results_table(runs)
+def test_results_table_compares_averaged_weights_with_the_control_at_the_same_epoch_and_seed():
+    control = [make_run(0.0, seed, [0.3] * 3, averaged=[0.5, 0.6 + seed / 10, 0.1])
+               for seed in (0, 1)]
+    first, second = (make_run(1.0, seed, [0.5, 0.2], averaged=[0.5, 0.9 - seed / 10])
+                     for seed in (0, 1))
+    gone = {seed: make_run(1.0, seed, [0.9] * seed, diverged=1 + seed) for seed in (0, 1)}
+    row = '| AdvLSTM | 1 | 2 | '
+    for runs, expected in (
+            ([*control, second, first], '20.0 ± 0.0 | 20.0 ± 0.0 | 85.0 ± 7.1 | +20.0 ± 14.1 |'),
+            ([*control, first, gone[1]], '20.0, 1 of 2 diverged | 20.0 | 90.0 | +30.0 |'),
+            ([*control, *gone.values()], '2 of 2 diverged |  |  |  |'),
+            # A control that diverged is compared with none.
+            ([make_run(0.0, 0, [], diverged=1), control[1], first, second],
+             '20.0 ± 0.0 | 20.0 ± 0.0 | 85.0 ± 7.1 | +10.0 |')):
+        assert row + expected in results_table(runs)
 
 
 def test_the_bold_line_is_the_mean_of_the_averaged_weights_and_every_run_is_a_thin_line(
@@ -59,11 +63,3 @@ def test_a_thin_line_below_the_axis_is_said_to_be_cut_off(tmp_path, monkeypatch)
         run = make_run(0.0, 0, [0.9, lowest], mode='plain', averaged=[0.9, 0.9])
         plot_accuracy(tmp_path / 'base.png', 'Base', {'': {'': [run]}})
         assert ('cut off below 85' in labels.pop()) is cut
-
-
-def test_results_table_has_a_column_of_averaged_weights_if_all_runs_have_them():
-    runs = [make_run(0.0, seed, [0.5, 0.6, 0.7], mode='plain', averaged=[0.1, 0.2, 0.8 + seed / 10])
-            for seed in range(2)]
-    assert results_table(runs).splitlines()[2].endswith('|  | 85.0 ± 7.1 |')
-    assert 'averaged weights' in results_table(runs)
-    assert 'averaged' not in results_table([*runs, make_run(0.0, 2, [0.5], mode='plain')])

@@ -27,9 +27,9 @@ def test_a_grid_always_has_its_control():
 
 
 def test_the_chosen_epsilon_and_the_control_are_trained_for_all_epochs():
-    assert epochs_by_epsilon(get_args([]), 'AdvLSTM') == {0.0: 100, 0.01: 50, 0.1: 50, 1.0: 50, 5.0: 100}
-    args = get_args(['--epochs', '30', '--adv-epsilons', '5', '2'])
-    assert epochs_by_epsilon(args, 'AdvLSTM') == {0.0: 30, 2.0: 30, 5.0: 30}
+    assert epochs_by_epsilon(get_args([]), 'AdvLSTM') == {0.0: 100, 0.01: 50, 0.1: 50, 1.0: 50, 2.0: 100}
+    args = get_args(['--epochs', '30', '--adv-epsilons', '3', '2'])
+    assert epochs_by_epsilon(args, 'AdvLSTM') == {0.0: 30, 2.0: 30, 3.0: 30}
 
 
 @pytest.mark.parametrize('run, expected', [

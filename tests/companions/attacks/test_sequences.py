@@ -17,6 +17,7 @@ from load_data import UCI_PATH, load_data
 from training import eval_model
 
 EPSILON = sequences.MASKING_EPSILON
+_, PROX_EPSILON = sequences.MODELS['Prox']
 
 
 def make_checkpoint(model, **arguments):
@@ -25,13 +26,13 @@ def make_checkpoint(model, **arguments):
 
 def test_both_inputs_give_the_logits_of_the_classifier():
     torch.manual_seed(0)
-    model = LSTMClassifier(epsilon=5.0)
+    model = LSTMClassifier(epsilon=PROX_EPSILON)
     nn.init.normal_(model.lstm.weight_ih_l0, std=0.5)
-    checkpoint = make_checkpoint(model, epsilon=5.0)
+    checkpoint = make_checkpoint(model, epsilon=PROX_EPSILON)
     _, test = load_data(UCI_PATH, 128)
     x, _, lengths = test[0]
     model.eval()
-    expected = {'Prox': model(x, lengths, mode='ProxLSTM', epsilon=5.0),
+    expected = {'Prox': model(x, lengths, mode='ProxLSTM', epsilon=PROX_EPSILON),
                 'Prox control': model(x, lengths)}
     assert not torch.allclose(*expected.values(), atol=1e-3)  # the proximal mapping takes part
     for name, logits in expected.items():

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from companions.amp.experiment import (METHODS, RADII, comparison_table, plot_comparison,
-                                       results_of, tuning_table)
+from companions.amp import images, sequences
 from support.pages import load_results
 from support.statistics import Effect
 
@@ -13,26 +12,53 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER / 'results'
 
 
+def load(name):
+    return load_results(RESULTS / f'{name}.json')
+
+
 def names():
     """Return what page.md uses."""
-    records = load_results(RESULTS / 'amp.json')['runs']
-    tuned = load_results(RESULTS / 'tune_amp.json')['runs']
-    jobs = 'sequences', 'digits'
-    results = {job: {method: results_of(records, job, method) for method in METHODS}
-               for job in jobs}
-    for found in results['sequences'].values():
+    return {'images': describe_images(), 'sequences': describe_sequences()}
+
+
+def describe_images():
+    content, tuned = load('amp_images'), load('tune_amp_images')['runs']
+    records = content['runs']
+    effects = images.effects_of(records)
+    lr_table, ball_table = images.tuning_tables(tuned)
+
+    def mean(value, groups=images.GROUPS):
+        return {steps: np.mean([value(images.results_of(records, *group, steps))
+                                for group in groups]) for steps in images.METHODS}
+
+    return {**content, 'seeds': len({r['seed'] for r in records}), 'effects': effects,
+            'significant': [e for e in effects.values() if e.p_holm < 0.05],
+            'comparison': images.comparison_table(records), 'learning_rates': lr_table,
+            'balls': ball_table,
+            'final_loss': {labels: mean(lambda found: found['train_loss'][:, -1].mean(),
+                                        [g for g in images.GROUPS if g[0] == labels])
+                           for labels in images.LABELS},
+            'seconds': mean(lambda found: found['seconds'].mean()),
+            'total_seconds': sum(r['seconds'] for r in records)}
+
+
+def describe_sequences():
+    records = load('amp_sequences')['runs']
+    results = {method: sequences.results_of(records, method) for method in sequences.METHODS}
+    for found in results.values():
         history, losses = found['history'], np.median(found['losses'], axis=0)
         found |= {'before_spikes': history[:, 65:75].mean(1), 'lowest': history[:, 50:].min(),
-                  'loss_at': dict(zip((0, *RADII), losses))}
+                  'loss_at': dict(zip((0, *sequences.RADII), losses))}
 
-    def gain(job, method, key='accuracy'):
+    def gain(method, key='accuracy'):
         """Compare a method with plain training."""
-        return Effect(method, *(100 * results[job][m][key] for m in (method, 'plain')))
+        return Effect(method, *(100 * results[m][key] for m in (method, 'plain')))
 
-    return {'gain': gain, **results, 'seeds': len(results['digits']['plain']['seed']),
-            'comparison': {job: comparison_table(records, job) for job in jobs},
-            'tuning': {job: tuning_table(tuned, job) for job in jobs}}
+    return {**results, 'gain': gain, 'seeds': len(results['plain']['seed']),
+            'comparison': sequences.comparison_table(records),
+            'tuning': sequences.tuning_table(load('tune_amp_sequences')['runs'])}
 
 
 def draw_figures():
-    plot_comparison(RESULTS / 'amp.png', load_results(RESULTS / 'amp.json')['runs'])
+    for experiment, name in ((images, 'amp_images'), (sequences, 'amp_sequences')):
+        experiment.plot_comparison(RESULTS / f'{name}.png', load(name)['runs'])

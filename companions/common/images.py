@@ -35,6 +35,10 @@ class Images(NamedTuple):
     def classes(self):
         return 1 + int(max(self.train_labels.max(), self.test_labels.max()))
 
+    def to(self, device):
+        """Copy the tensors to `device`."""
+        return Images(self.name, *(x.to(device) for x in self[1:]))
+
 
 def digits():
     """Load scikit-learn's 1,797 digits of 8×8 pixels; a quarter of each class is the test set."""
@@ -143,6 +147,27 @@ def load(name, folder=None):
     return digits() if name == 'digits' else readers[name](folder)
 
 
+def draw_training_set(data, per_class, wrong, seed):
+    """Return `data` with a training set of `per_class` of its training images of each class.
+
+    Of each class, a share `wrong` of the labels is replaced by labels drawn from the other classes.
+    Raises ValueError if a class has fewer images. The test set stays as it is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen, labels = [], []
+    for label in range(data.classes):
+        found = torch.nonzero(data.train_labels == label).flatten()
+        if len(found) < per_class:
+            raise ValueError(f'class {label} of {data.name} has {len(found)} training images, '
+                             f'expected at least {per_class}')
+        chosen.append(found[torch.randperm(len(found), generator=generator)[:per_class]])
+        labels.append(torch.full((per_class,), label))
+        n = round(wrong * per_class)
+        labels[-1][:n] += torch.randint(1, data.classes, (n,), generator=generator)
+    return data._replace(train=data.train[torch.cat(chosen)],
+                         train_labels=torch.cat(labels) % data.classes)
+
+
 class SmallCNN(nn.Sequential):
     """Conv 3×3 → ReLU → conv 3×3 → batch norm → ReLU → average over a 4×4 grid → linear."""
 
@@ -153,12 +178,24 @@ class SmallCNN(nn.Sequential):
             nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(4 * 4 * 2 * width, classes))
 
 
-def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16):
-    """Train a SmallCNN by make_optimizer(model), which steps by a closure; return it evaluating."""
-    with seeded(seed):
-        model = SmallCNN(data.train.shape[1], data.classes, width)
+def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16, make_model=None,
+        after_epoch=None):
+    """Train a network on the device of `data`; return it in evaluation mode.
+
+    Args:
+        make_optimizer: model -> an optimizer, which is stepped with a closure.
+        make_model: () -> the network; default: a SmallCNN of that `width`.
+        after_epoch: if given, after_epoch(model, loss) is called after every epoch, with the model
+            in evaluation mode and its mean training loss in that epoch.
+    """
+    device = data.train.device
+    with seeded(seed, device):
+        model = make_model() if make_model else SmallCNN(data.train.shape[1], data.classes, width)
+        model.to(device)  # created on the CPU: the same initial weights on every device
         optimizer = make_optimizer(model)
         for _ in range(epochs):
+            model.train()
+            total = 0.0
             for batch in torch.randperm(len(data.train)).split(batch_size):
 
                 def closure():
@@ -167,7 +204,9 @@ def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16):
                     loss.backward()
                     return loss
 
-                optimizer.step(closure)
+                total += optimizer.step(closure).item() * len(batch)
+            if after_epoch:
+                after_epoch(model.eval(), total / len(data.train))
     return model.eval()
 
 

@@ -1,7 +1,8 @@
 """Trained models that several companions attack, compare or train further.
 
 The `*_models` functions return checkpoints by (name, seed). What is not in checkpoints/companions/,
-or was made with other settings or from another base model, is trained in `args.jobs` processes.
+or was made with other settings or from another base model, is trained in `args.jobs` processes, on
+`device`. The tensors of a checkpoint are on the CPU.
 """
 
 import contextlib
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 from Classifier import LSTMClassifier
 from companions.amp.amp import AMP
 from companions.best_recipe import recipe
-from load_data import DEFAULT_PATH, UCI_PATH, load_data, sequences_of, targets_of
-from support.checkpoints import hash_file
+from load_data import DEFAULT_PATH, UCI_PATH, Batch, load_data, sequences_of, targets_of
+from support.checkpoints import hash_file, to_cpu
 from support.options import CHOSEN_EPSILON, OPTIMIZER, get_args, hyperparameters
 from support.parallel import parallel_map, seeded
 from support.sweep import Run, Sweep, load_or_train
@@ -37,12 +38,12 @@ def load_or_train_all(args, tasks, description):
     return dict(zip(tasks, parallel_map(load_or_train, calls, args.jobs, description)))
 
 
-def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS):
+def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS, device='cpu'):
     """Return the models of MODELS named in `names`, and their bases, trained as training.py does.
 
     training.py's own checkpoints are used where they have the same settings and are finished.
     """
-    settings = get_args(['--output-dir', str(args.output_dir)])
+    settings = get_args(['--output-dir', str(args.output_dir), '--device', device])
     batches, test = load_data(DEFAULT_PATH, settings.batch_size)
     # `train` evaluates after every epoch: on one batch, because nothing here uses the result.
     data = batches, test[:1], torch.zeros(len(test[0].targets), dtype=torch.bool)
@@ -72,7 +73,7 @@ def train_assignment_model(sweep, run, start):
     return checkpoint
 
 
-def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS):
+def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS, device='cpu'):
     """Return the base models trained further with AMP; 'history' is their accuracy on UCI's 370."""
     batches, _ = load_data(DEFAULT_PATH)
     _, test = load_data(UCI_PATH, EVALUATION_BATCH)
@@ -82,19 +83,21 @@ def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS):
         (name, seed): (f'{name.lower()}_seed{seed}',
                        {**config, **AMP_SETTINGS[name], 'base': models['base', seed]['config']},
                        partial(train_sequence_classifier, models['base', seed], AMP_SETTINGS[name],
-                               seed, batches, epochs, test))
+                               seed, batches, epochs, test, device))
         for name in methods for seed in range(args.seeds)}, ' and '.join(methods))
 
 
-def train_sequence_classifier(base, settings, seed, batches, epochs, test):
+def train_sequence_classifier(base, settings, seed, batches, epochs, test, device='cpu'):
     """Train the checkpoint `base` further with AMP(**settings), otherwise like ProxLSTM's control.
 
     Returns a checkpoint whose 'history' is the accuracy on the `test` batches after each epoch.
     """
     clip_value = get_args([]).clip_value
+    batches, test = ([Batch(*(x.to(device) for x in batch)) for batch in part]
+                     for part in (batches, test))
     history = []
-    with seeded(seed):
-        model = LSTMClassifier.from_checkpoint(base)
+    with seeded(seed, device):
+        model = LSTMClassifier.from_checkpoint(base).to(device)
         optimizer = AMP(model.parameters(), **OPTIMIZER['ProxLSTM'], **settings,
                         base_optimizer=torch.optim.Adam, model=model)
         # Clip only the gradient that updates θ: Algorithm 1 ascends along the whole one.
@@ -114,7 +117,8 @@ def train_sequence_classifier(base, settings, seed, batches, epochs, test):
             if not all(p.isfinite().all() for p in model.parameters()):
                 raise ValueError(f'AMP with {settings}: weights are not finite, seed {seed}')
             history.append(eval_model(model, test)[1])
-    return {'arguments': base['arguments'], 'state_dict': model.state_dict(), 'history': history}
+    return {'arguments': base['arguments'], 'state_dict': to_cpu(model.state_dict()),
+            'history': history}
 
 
 def best_recipe_models(args, data=UCI_PATH, epochs=None):

@@ -43,18 +43,58 @@ def test_the_network_learns_the_same_from_the_same_seed():
     assert not torch.equal(logits, images.predict_logits(other, data.test))
 
 
+def test_every_epoch_is_reported_and_another_network_can_be_trained():
+    x, y = torch.eye(4).view(4, 1, 2, 2), torch.arange(4)
+    data, seen = images.Images('x', x, y, x, y), []
+
+    def make_model():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 4))
+
+    def after_epoch(model, loss):
+        assert not model.training
+        seen.append(loss)
+
+    model = images.fit(data, lambda model: torch.optim.SGD(model.parameters(), 0.0), 3, 0, 3,
+                       make_model=make_model, after_epoch=after_epoch)
+    loss = torch.nn.functional.cross_entropy(model(x), y).item()  # a mean over images, not batches
+    assert seen == pytest.approx([loss] * 3) and len(model) == 2
+
+
+@pytest.mark.parametrize('wrong', [0.0, 0.3])
+def test_a_small_training_set_is_drawn_with_wrong_labels(wrong):
+    y = torch.arange(300) % 3
+    data = images.Images('x', torch.arange(300.0), y, torch.arange(5.0), torch.arange(5) % 3)
+    drawn = [images.draw_training_set(data, 20, wrong, seed) for seed in (0, 0, 1)]
+    for found in drawn:
+        true = y[found.train.long()]
+        assert true.bincount().tolist() == [20] * 3 and len(found.train.unique()) == 60
+        assert true[found.train_labels != true].bincount(minlength=3).tolist() == [20 * wrong] * 3
+        assert torch.equal(found.test, data.test) and found.train_labels.max() == 2
+    assert torch.equal(drawn[0].train, drawn[1].train)
+    assert torch.equal(drawn[0].train_labels, drawn[1].train_labels)
+    assert not torch.equal(drawn[0].train, drawn[2].train)
+    with pytest.raises(ValueError, match='class 0 of x has 100 training images, expected at least'):
+        images.draw_training_set(data, 101, wrong, 0)
+
+
 # ------------------------------------------------------------------------------------ CIFAR-10
 
 CIFAR10 = [*(f'data_batch_{k}.bin' for k in range(1, 6)), 'test_batch.bin']
 
 
-def test_cifar10_is_read_and_a_damaged_batch_named(tmp_path):
-    records = np.random.default_rng(0).integers(0, 256, (6, 2, 3073), dtype=np.uint8)
-    records[:, :, 0] %= 10
+def write_cifar10(folder, per_class):
+    """Write six small batches with `per_class` images of each class; return them, uint8."""
+    records = np.random.default_rng(0).integers(0, 256, (6, 10 * per_class, 3073), dtype=np.uint8)
+    records[:, :, 0] = np.arange(10 * per_class) % 10
     for name, record in zip(CIFAR10, records):
-        (tmp_path / name).write_bytes(record.tobytes())
+        (folder / name).write_bytes(record.tobytes())
+    return records
+
+
+def test_cifar10_is_read_and_a_damaged_batch_named(tmp_path):
+    records = write_cifar10(tmp_path, 1)
     data = images.load('CIFAR-10', tmp_path)
-    assert data.train.shape == (10, 3, 32, 32) and data.train.dtype == torch.float32
+    assert data.train.shape == (50, 3, 32, 32) and data.train.dtype == torch.float32
     assert data.train_labels.tolist() == records[:5, :, 0].ravel().tolist()
     pixel = records[5, 1, 1 + 2 * 1024 + 3 * 32 + 4]
     assert data.test[1, 2, 3, 4].item() == pytest.approx(pixel / 255)
@@ -68,18 +108,29 @@ def test_cifar10_is_read_and_a_damaged_batch_named(tmp_path):
 
 # --------------------------------------------------------------------------------------- GTSRB
 
-def test_traffic_signs_are_read_by_their_boxes(tmp_path):
+HEADER = 'Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n'
+
+
+def write_gtsrb(folder, per_class):
+    """Write two classes of `per_class` training images, and a test image of the second."""
     Image = pytest.importorskip('PIL.Image')
-    header = 'Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n'
-    for folder, table, label in (('Final_Training/Images/00000', 'GT-00000.csv', 0),
-                                 ('Final_Training/Images/00001', 'GT-00001.csv', 1),
-                                 ('Final_Test/Images', 'GT-final_test.csv', 1)):
-        path = tmp_path / folder
+    for place, table, label, count in (
+            ('Final_Training/Images/00000', 'GT-00000.csv', 0, per_class),
+            ('Final_Training/Images/00001', 'GT-00001.csv', 1, per_class),
+            ('Final_Test/Images', 'GT-final_test.csv', 1, 1)):
+        path = folder / place
         path.mkdir(parents=True)
         pixels = np.zeros((20, 30, 3), dtype=np.uint8)
         pixels[5:15, 10:20] = 255, 51, 0  # the sign
-        Image.fromarray(pixels).save(path / '00000.ppm')
-        (path / table).write_text(f'{header}00000.ppm;30;20;10;5;20;15;{label}\n')
+        names = [f'{k:05d}.ppm' for k in range(count)]
+        for name in names:
+            Image.fromarray(pixels).save(path / name)
+        lines = [f'{name};30;20;10;5;20;15;{label}\n' for name in names]
+        (path / table).write_text(HEADER + ''.join(lines))
+
+
+def test_traffic_signs_are_read_by_their_boxes(tmp_path):
+    write_gtsrb(tmp_path, 1)
     data = images.gtsrb(tmp_path)
     assert data.train.shape == (2, 3, 32, 32) and data.train_labels.tolist() == [0, 1]
     assert data.test_labels.tolist() == [1]
@@ -90,11 +141,11 @@ def test_traffic_signs_are_read_by_their_boxes(tmp_path):
     (tmp_path / 'Final_Test/Images/damaged.ppm').write_bytes(b'P6 30 20 255 short')
     for content, words in (
             ('Filename,ClassId\n00000.ppm,1\n', 'GT-final_test.csv: expected columns Filename'),
-            (f'{header}00000.ppm;30;20;20;5;10;15;1\n', 'test.csv: 00000.ppm has an empty box'),
-            (f'{header}00000.ppm;30;20;10;5;20;15;-1\n', 'a ClassId below 0'),
-            (f'{header}9.ppm;30;20;1;1;2;2;0\n', '9.ppm: no such file'),
-            (f'{header}damaged.ppm;30;20;1;1;2;2;0\n', 'damaged.ppm: damaged'),
-            (header + '\0' * 9, 'expected columns Filename')):
+            (f'{HEADER}00000.ppm;30;20;20;5;10;15;1\n', 'test.csv: 00000.ppm has an empty box'),
+            (f'{HEADER}00000.ppm;30;20;10;5;20;15;-1\n', 'a ClassId below 0'),
+            (f'{HEADER}9.ppm;30;20;1;1;2;2;0\n', '9.ppm: no such file'),
+            (f'{HEADER}damaged.ppm;30;20;1;1;2;2;0\n', 'damaged.ppm: damaged'),
+            (HEADER + '\0' * 9, 'expected columns Filename')):
         table.write_text(content)
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             images.gtsrb(tmp_path)

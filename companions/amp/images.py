@@ -119,21 +119,22 @@ def tune(args):
 def train_and_test(args, labels, optimizer, settings, seed):
     """Train a network and test it after every epoch; return its record.
 
-    'seconds' is the time of training alone. Raises ValueError for a loss that is not finite.
+    'seconds' is the CPU time of training alone, which other processes hardly change. Raises
+    ValueError for a loss that is not finite.
     """
     data = training_set(args, labels, seed)
     losses, accuracies, testing = [], [], 0.0
 
     def test(model, loss):
         nonlocal testing
-        started = time.perf_counter()
+        started = time.process_time()
         losses.append(loss)
         accuracies.append(images.accuracy(model, data.test, data.test_labels))
-        testing += time.perf_counter() - started
+        testing += time.process_time() - started
 
-    started = time.perf_counter()
+    started = time.process_time()
     fit(args, data, optimizer, settings, seed, test)
-    seconds = time.perf_counter() - started - testing
+    seconds = time.process_time() - started - testing
     if not np.isfinite(losses).all():
         raise ValueError(f'the loss is not finite: labels {labels}, {optimizer}, {settings}, '
                          f'seed {seed}')
@@ -187,7 +188,7 @@ def comparison_table(records):
                          f'{found["seconds"].mean():.2f}'])
     return markdown_table(('labels', 'optimizer', 'method', 'learning rate', 'ε', 'ζ',
                            'test accuracy (%)', 'minus plain (95 % interval)', 'p, corrected',
-                           'seconds'), rows)
+                           'CPU seconds'), rows)
 
 
 def tuning_tables(records):

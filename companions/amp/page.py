@@ -27,19 +27,19 @@ def describe_images():
     effects = images.effects_of(records)
     lr_table, ball_table = images.tuning_tables(tuned)
 
-    def mean(value, groups=images.GROUPS):
-        return {steps: np.mean([value(images.results_of(records, *group, steps))
-                                for group in groups]) for steps in images.METHODS}
+    def mean(key, groups):
+        """Return {steps: the mean of a result over groups and seeds, at the last epoch}."""
+        found = {steps: [images.results_of(records, *group, steps)[key] for group in groups]
+                 for steps in images.METHODS}
+        return {steps: np.mean([x[:, -1] if x.ndim == 2 else x for x in values])
+                for steps, values in found.items()}
 
+    wrong = [group for group in images.GROUPS if group[0] != 'right']
     return {**content, 'seeds': len({r['seed'] for r in records}), 'effects': effects,
             'significant': [e for e in effects.values() if e.p_holm < 0.05],
             'comparison': images.comparison_table(records), 'learning_rates': lr_table,
-            'balls': ball_table,
-            'final_loss': {labels: mean(lambda found: found['train_loss'][:, -1].mean(),
-                                        [g for g in images.GROUPS if g[0] == labels])
-                           for labels in images.LABELS},
-            'seconds': mean(lambda found: found['seconds'].mean()),
-            'total_seconds': sum(r['seconds'] for r in records)}
+            'balls': ball_table, 'wrong_loss': mean('train_loss', wrong),
+            'seconds': mean('seconds', images.GROUPS)}
 
 
 def describe_sequences():

@@ -45,17 +45,22 @@ def test_the_network_learns_the_same_from_the_same_seed():
 
 def test_every_epoch_is_reported_and_another_network_can_be_trained():
     x, y = torch.eye(4).view(4, 1, 2, 2), torch.arange(4)
-    data, seen = images.Images('x', x, y, x, y), []
+    data, seen, modes = images.Images('x', x, y, x, y), [], []
 
     def make_model():
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 4))
+
+    def make_optimizer(model):
+        model.register_forward_hook(lambda model, *_: modes.append(model.training))
+        return torch.optim.SGD(model.parameters(), 0.0)
 
     def after_epoch(model, loss):
         assert not model.training
         seen.append(loss)
 
-    model = images.fit(data, lambda model: torch.optim.SGD(model.parameters(), 0.0), 3, 0, 3,
-                       make_model=make_model, after_epoch=after_epoch)
+    model = images.fit(data, make_optimizer, 3, 0, 3, make_model=make_model,
+                       after_epoch=after_epoch)
+    assert modes == [True] * 6
     loss = torch.nn.functional.cross_entropy(model(x), y).item()  # a mean over images, not batches
     assert seen == pytest.approx([loss] * 3) and len(model) == 2
 
@@ -75,6 +80,13 @@ def test_a_small_training_set_is_drawn_with_wrong_labels(wrong):
     assert not torch.equal(drawn[0].train, drawn[2].train)
     with pytest.raises(ValueError, match='class 0 of x has 100 training images, expected at least'):
         images.draw_training_set(data, 101, wrong, 0)
+
+
+def test_equal_accuracies_are_equal_numbers():
+    """Settings with equal means are told apart by rounding errors otherwise: 0.9 in float32."""
+    x = torch.arange(10.0)[:, None]
+    model = torch.nn.Threshold(0.5, -1.0)  # one column: class 0
+    assert images.accuracy(model, x, (torch.arange(10) == 0).long()) == 0.9
 
 
 # ------------------------------------------------------------------------------------ CIFAR-10

@@ -224,7 +224,9 @@ def plot_comparison(path, records):
             draw_band(column[1], found['train_loss'], name, style, band=False)
         column[0].set_title(f'labels {group[0]}, {group[1]}')
         column[1].set_xlabel('epoch')
-    axes[0, 0].set_ylabel('test accuracy (%)')
+    last = [100 * r['test_accuracy'][-1] for r in records]
+    floor = max(0, 5 * int((min(last) - 10) / 5))  # the first epochs would flatten the others
+    axes[0, 0].set(ylim=(floor, None), ylabel=f'test accuracy (%), cut off below {floor}')
     axes[1, 0].set_ylabel('training loss')
     for ax in axes.flat:
         ax.grid(alpha=0.3)

@@ -34,12 +34,15 @@ def describe_images():
         return {steps: np.mean([x[:, -1] if x.ndim == 2 else x for x in values])
                 for steps, values in found.items()}
 
-    wrong = [group for group in images.GROUPS if group[0] != 'right']
-    return {**content, 'seeds': len({r['seed'] for r in records}), 'effects': effects,
-            'significant': [e for e in effects.values() if e.p_holm < 0.05],
+    significant = ', '.join(f'{effect.mean:+.1f} points with {optimizer}, N = {steps}, labels {labels}'
+                            for (labels, optimizer, steps), effect in effects.items()
+                            if effect.p_holm < 0.05)
+    return {**content, 'seeds': len({r['seed'] for r in records}),
+            'effects': list(effects.values()), 'significant': significant or 'none',
             'comparison': images.comparison_table(records), 'learning_rates': lr_table,
-            'balls': ball_table, 'wrong_loss': mean('train_loss', wrong),
-            'seconds': mean('seconds', images.GROUPS)}
+            'balls': ball_table, 'seconds': mean('seconds', images.GROUPS),
+            'loss': {labels: mean('train_loss', [g for g in images.GROUPS if g[0] == labels])
+                     for labels in images.LABELS}}
 
 
 def describe_sequences():

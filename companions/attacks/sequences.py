@@ -2,7 +2,8 @@
 
     python -m companions.attacks.sequences --seeds 8
 
-Takes the models from checkpoints/ under --output-dir, or trains them into checkpoints/companions/.
+Takes the models from checkpoints/ under --output-dir, or trains them into checkpoints/companions/,
+on the CPU; --device is that of the attacks, so that they are always attacks on the same models.
 Writes attacks_sequences.json and attacks_sequences.png to plots/ there.
 """
 
@@ -21,7 +22,7 @@ from companions.common.models import (EPOCHS, MODELS, amp_models, assignment_mod
 from load_data import UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import add_run_arguments, finish_args
+from support.options import add_device_argument, add_run_arguments, finish_args
 from support.parallel import parallel_map
 from support.program import run_program
 from support.statistics import Effect, correct, format_p
@@ -43,13 +44,13 @@ DRY_RUN_EFFORT = {'epsilons': (MASKING_EPSILON,), 'steps': 1, 'restarts': 1, 'mo
                   'noise_draws': 1}
 
 
-def load_classifier(name, checkpoint, attacked):
+def load_classifier(name, checkpoint, attacked, device='cpu'):
     """Return (classify, prepare), functions for attacks on the input `attacked`, one of INPUTS.
 
     prepare(raw sequences) is that input, x [B, T, F]; classify(x, lengths) its logits.
     """
     cls = BestClassifier if name == 'best recipe' else LSTMClassifier
-    model = cls.from_checkpoint(checkpoint).eval().requires_grad_(False)
+    model = cls.from_checkpoint(checkpoint).to(device).requires_grad_(False)
     mode, epsilon = MODELS.get(name, ('plain', 0.0))
     classify = partial(model, mode=mode, epsilon=epsilon) if mode == 'ProxLSTM' else model
     if attacked == 'raw':
@@ -59,7 +60,7 @@ def load_classifier(name, checkpoint, attacked):
 
 
 def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts, more_steps,
-                     noise_draws):
+                     noise_draws, device='cpu'):
     """Attack one model on UCI's 370 test sequences and return records of its accuracy.
 
     'noise' is the mean over `noise_draws`; 'PGD' counts sequences classified correctly without an
@@ -78,8 +79,9 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
                         'epsilon': epsilon, 'accuracy': correct / total})
 
     for attacked in INPUTS[1:] if name == 'best recipe' else INPUTS:  # it reads both at once
-        classify, prepare = load_classifier(name, checkpoint, attacked)
-        batches = [(prepare(x), y, lengths) for x, y, lengths in test]
+        classify, prepare = load_classifier(name, checkpoint, attacked, device)
+        batches = [(prepare(x.to(device)), y.to(device), lengths.to(device))
+                   for x, y, lengths in test]
         generator = torch.Generator().manual_seed(seed)
         left = unattacked = still_correct(batches, classify, lambda model, x, labels, mask: x)
         add('none', 0.0, left)
@@ -100,7 +102,7 @@ def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts,
                 again = still_correct(again, classify, partial(attack, steps=more_steps))
                 add('PGD, more steps', epsilon, again)
                 if control is not None:
-                    source, _ = load_classifier(CONTROLS[name], control, attacked)
+                    source, _ = load_classifier(CONTROLS[name], control, attacked, device)
                     # stop=False: a point that just fools the control hardly fools another model.
                     add('PGD, transferred', epsilon, still_correct(
                         unattacked, classify, partial(attack, stop=False), source))
@@ -115,7 +117,7 @@ def still_correct(batches, classify, attack, source=None):
     """
     left = []
     for x, y, lengths in batches:
-        valid_steps = (torch.arange(x.shape[1]) < lengths[:, None])[:, :, None]
+        valid_steps = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, :, None]
         perturbed = attack(lambda x: (source or classify)(x, lengths), x, y, mask=valid_steps)
         with torch.no_grad():
             correct = classify(perturbed, lengths).argmax(1) == y
@@ -192,6 +194,7 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Gradient attacks on the sequence classifiers.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_run_arguments(parser)
+    add_device_argument(parser)
     args = parser.parse_args(argv)
     if args.dry_run:
         args.seeds = 1
@@ -204,7 +207,7 @@ def main(args):
     models = assignment_models(args, epochs=epochs)
     models |= amp_models(args, models, epochs=epochs) | best_recipe_models(args)
     tasks = [{'name': name, 'seed': seed, 'checkpoint': checkpoint,
-              'control': models.get((CONTROLS.get(name), seed)), **effort}
+              'control': models.get((CONTROLS.get(name), seed)), 'device': args.device, **effort}
              for (name, seed), checkpoint in models.items()]
     tasks.sort(key=lambda task: task['name'] != 'Prox')  # the longest first
     records = sum(parallel_map(attack_sequences, tasks, args.jobs, 'sequences'), [])

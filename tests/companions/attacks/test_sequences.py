@@ -94,6 +94,19 @@ def test_the_records_count_what_the_attacks_leave():
     assert stronger[0] <= stronger[1] <= left / 370
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('name', ['Adv', 'Prox', 'best recipe'])
+def test_on_cuda_the_numbers_are_nearly_those_of_the_cpu(name):
+    torch.manual_seed(0)
+    cls = sequences.BestClassifier if name == 'best recipe' else LSTMClassifier
+    model = cls()
+    checkpoint = make_checkpoint(model, **getattr(model, 'arguments', {}))
+    found = {device: [r['accuracy'] for r in sequences.attack_sequences(
+        name, 0, checkpoint, make_checkpoint(LSTMClassifier()), (EPSILON,), 2, restarts=1,
+        more_steps=2, noise_draws=1, device=device)] for device in ('cpu', 'cuda')}
+    assert found['cuda'] == pytest.approx(found['cpu'], abs=0.05)
+
+
 def test_the_stronger_attacks_are_what_their_names_say(monkeypatch):
     calls = []
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from companions.common import images
 
@@ -87,6 +88,12 @@ def test_equal_accuracies_are_equal_numbers():
     x = torch.arange(10.0)[:, None]
     model = torch.nn.Threshold(0.5, -1.0)  # one column: class 0
     assert images.accuracy(model, x, (torch.arange(10) == 0).long()) == 0.9
+
+
+def test_a_data_set_moves_as_a_whole():
+    data = images.Images('name', *(torch.zeros(2) for _ in range(4)))
+    moved = data.to('meta')
+    assert moved.name == 'name' and all(tensor.device.type == 'meta' for tensor in moved[1:])
 
 
 # ------------------------------------------------------------------------------------ CIFAR-10

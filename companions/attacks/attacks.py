@@ -13,6 +13,8 @@ in evaluation mode. Bind its other arguments: `lambda x: classifier(x, lengths)`
     valid_range   (low, high), to which entries that may change are clamped; None: no clamping
     generator     a torch.Generator on the CPU, whatever the device of `input`
 
+`one_shot` and `iterated` with their defaults are the assignment's two attacks.
+
 Each attack returns a tensor without a graph and leaves the parameters' gradients alone. Raises
 ValueError for other values of `norm`, and if entries that may change are outside `valid_range`.
 """
@@ -48,20 +50,23 @@ def noise(input, epsilon, *, norm=math.inf, mask=None, valid_range=None, generat
 
 
 def iterated(model, input, labels, epsilon, steps=10, *, radius=None, norm=None, mask=None,
-             valid_range=None, update_target=False, stop=True):
-    """Take `steps` steps of `one_shot` towards the class that was least likely at the start.
+             valid_range=None, fixed_target=False, stop=True):
+    """Take `steps` steps of `one_shot`, each down the loss of the class that is now least likely.
 
-    Without `radius` there is no projection, as in the assignment, and the whole perturbation may be
-    `steps` times as large as a step; with `radius`, which needs a norm, it stays within `radius`.
-    `stop` ends the steps of a sample once it is misclassified. `update_target` takes the least
-    likely class of each step, as a loop around `one_shot` would. This attack is weaker: a
-    successful step makes its target more likely, so that the next step has another target.
+    By default this is the assignment's iterated attack: every step looks the least likely class up
+    anew, and without projection the whole perturbation may be `steps` times as large as a step.
+    `stop` ends the steps of a sample once it is misclassified.
+
+    Two options are not the assignment's. With `fixed_target` all steps have one target, the class
+    least likely for `input` (Kurakin et al., arXiv:1607.02533, section 2.3). Its steps add up:
+    the assignment's attack turns to another class once a step has made its target more likely.
+    With `radius`, which needs a norm, the whole perturbation stays within `radius`.
     """
     input, mask = check_input(input, norm, mask, valid_range, allow_raw=radius is None)
     target = least_likely(model, input)
     x = input
     for _ in range(steps):
-        g, logits = input_gradient(model, x, least_likely(model, x) if update_target else target)
+        g, logits = input_gradient(model, x, target if fixed_target else least_likely(model, x))
         step = epsilon * step_direction(g, norm, mask)
         new = project(x - step, input, mask, valid_range, norm, radius)
         x = update_if_correct(x, new, logits, labels) if stop else new

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
-from companions.attacks.images import curve, images_table, plot_curves, readable_epsilon
+import numpy as np
+
+from companions.attacks.images import (FIXED, curve, images_table, plot_curves, plot_training,
+                                       readable_epsilon)
 from companions.attacks.sequences import (INPUTS, MASKING, accuracies, accuracy_table,
                                           differences_table, plot_sequences)
+from support.figures import mean_std
 from support.pages import load_results
 
 FOLDER = Path(__file__).parent
@@ -14,17 +18,27 @@ IMAGES, SEQUENCES = (FOLDER / f'results/attacks_{name}.json' for name in ('image
 def names():
     """Return what page.md uses; its functions return formatted means over seeds."""
     images, sequences = (load_results(path)['runs'] for path in (IMAGES, SEQUENCES))
+    training = load_results(IMAGES)['training']
+    thresholds = {attack: readable_epsilon(curve(images, 'unbounded', attack))
+                  for attack in ('one-shot', 'iterated', FIXED)}
 
     def image(what, bound, attack, epsilon):
         mean = curve(images, bound, attack)[epsilon][what].mean()
         return f'{mean:.2f}' if what == 'l2_change' else f'{100 * mean:.0f}'
 
+    def difference(bound, attack, epsilon, other, other_epsilon=None):
+        """Return the accuracy under `attack` minus that under `other`, paired over seeds."""
+        one, two = (curve(images, bound, name)[e]['accuracy'] for name, e in
+                    ((attack, epsilon), (other, other_epsilon or epsilon)))
+        return mean_std(one - two, sign='+')
+
     def sequence(*args):
         return f'{100 * accuracies(sequences, *args).mean():.0f}'
 
     return {'image': image, 'sequence': sequence, 'seeds': len({r['seed'] for r in sequences}),
-            'one_shot_threshold': readable_epsilon(curve(images, 'unbounded', 'one-shot')),
-            'iterated_threshold': readable_epsilon(curve(images, 'unbounded', 'iterated')),
+            'difference': difference, 'thresholds': thresholds,
+            'FIXED': FIXED, 'epochs': load_results(IMAGES)['epochs'],
+            'cpu_seconds': np.mean([run['cpu_seconds'] for run in training]),
             'images_table': images_table(images),
             'sequences_table': {key: accuracy_table(sequences, key) for key in INPUTS},
             'differences_table': differences_table(sequences),
@@ -34,4 +48,5 @@ def names():
 def draw_figures():
     images = load_results(IMAGES)
     plot_curves(IMAGES.with_suffix('.png'), images['runs'], images['data'])
+    plot_training(FOLDER / 'results/attacks_training.png', images['training'])
     plot_sequences(SEQUENCES.with_suffix('.png'), load_results(SEQUENCES)['runs'])

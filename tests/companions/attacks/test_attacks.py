@@ -39,7 +39,9 @@ def every_attack(model, x, y, epsilon, norm, **limits):
     limits['norm'] = norm
     yield fgsm(model, x, y, epsilon, **limits)
     yield one_shot(model, x, epsilon, **limits)
-    yield iterated(model, x, y, epsilon / 2, 7, radius=epsilon, stop=False, **limits)
+    for fixed_target in (False, True):
+        yield iterated(model, x, y, epsilon / 2, 7, radius=epsilon, stop=False,
+                       fixed_target=fixed_target, **limits)
     yield pgd(model, x, y, epsilon, 7, stop=False, **limits)
     yield pgd(model, x, y, epsilon, 7, generator=generator(), **limits)
     yield pgd(model, x, y, epsilon, 0, 1, generator=generator(), stop=False, **limits)
@@ -99,30 +101,54 @@ def test_steps_follow_the_gradients_computed_by_hand():
     torch.testing.assert_close(one_shot(model, x, 0.1, norm=math.inf), x - 0.1 * towards.sign())
 
 
-def test_the_iterated_attack_keeps_its_target_unless_told_to_update_it():
+def test_the_iterated_attack_is_the_assignments_loop_around_the_one_shot_attack():
+    """One sample at a time, until it is misclassified."""
+    _, model = linear_model()
+    torch.manual_seed(2)
+    x = torch.rand(20, 5)
+    y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 3  # misclassified to begin with: stays as it is
+    perturbed = iterated(model, x, y, 0.1, valid_range=(0, 1))
+    assert torch.equal(perturbed[0], x[0])
+    taken, changed = [], 0
+    for i in range(1, len(x)):
+        z = x[i:i + 1]
+        for step in range(1, 11):
+            z = one_shot(model, z, 0.1, valid_range=(0, 1))
+            if model(z).argmax(1) != y[i]:
+                break
+        taken.append(step)
+        changed += (model(z).argmin(1) != model(x[i:i + 1]).argmin(1)).item()
+        torch.testing.assert_close(perturbed[i:i + 1], z)
+    assert min(taken) < max(taken) and changed > 2
+    fixed = iterated(model, x, y, 0.1, valid_range=(0, 1), fixed_target=True)
+    assert not torch.allclose(perturbed, fixed, atol=0.01)
+
+
+def test_a_fixed_target_is_the_least_likely_class_of_the_input():
     _, model = linear_model()
     torch.manual_seed(2)
     x = torch.randn(8, 5)
     target, y = model(x).argmin(1), model(x).argmax(1)
     found = {}
-    for update in (False, True):
+    for fixed in (False, True):
         z = x
         for _ in range(6):
             z = z.detach().requires_grad_()
-            classes = model(z).argmin(1) if update else target
+            classes = target if fixed else model(z).argmin(1)
             F.cross_entropy(model(z), classes, reduction='sum').backward()
             z = z - 0.5 * z.grad
-        found[update] = z.detach()
-        perturbed = iterated(model, x, y, 0.5, 6, stop=False, update_target=update)
-        torch.testing.assert_close(perturbed, found[update])
+        found[fixed] = z.detach()
+        perturbed = iterated(model, x, y, 0.5, 6, stop=False, fixed_target=fixed)
+        torch.testing.assert_close(perturbed, found[fixed])
     assert not torch.allclose(found[False], found[True], atol=0.1)
-    assert (model(found[False]).argmax(1) == target).all()
-    assert not (model(found[True]).argmax(1) == target).all()
+    assert (model(found[True]).argmax(1) == target).all()
+    assert not (model(found[False]).argmax(1) == target).all()
 
 
 @pytest.mark.parametrize('attack', [
     lambda model, x, y, steps: pgd(model, x, y, 2.0, steps, 0.1, norm=2),
-    lambda model, x, y, steps: iterated(model, x, y, 0.1, steps, norm=2)])
+    lambda model, x, y, steps: iterated(model, x, y, 0.1, steps, norm=2, fixed_target=True)])
 def test_each_sample_stops_on_its_own(attack):
     _, model = linear_model()
     torch.manual_seed(2)
@@ -208,6 +234,16 @@ def test_the_result_has_no_graph_and_the_weights_no_gradient():
     with torch.no_grad():  # as in an evaluation loop
         perturbed = pgd(model, x, y, 0.1, 7, norm=2, stop=False)
     assert torch.equal(perturbed, pgd(model, x.detach(), y, 0.1, 7, norm=2, stop=False))
+
+
+def test_every_attack_computes_on_the_device_of_its_input():
+    """On 'meta', an operation that involves a tensor on the CPU fails."""
+    model = SmallCNN(1, 10, 4).eval().to('meta')
+    x = torch.zeros(3, 1, 8, 8, device='meta')
+    y, mask = torch.zeros(3, dtype=torch.long, device='meta'), torch.ones(8, 8, device='meta') > 0
+    for norm in NORMS:
+        for perturbed in every_attack(model, x, y, 0.1, norm, mask=mask):
+            assert perturbed.shape == x.shape and perturbed.device.type == 'meta'
 
 
 def test_an_empty_batch_and_other_floating_types():

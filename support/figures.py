@@ -101,11 +101,11 @@ def accuracy_curves(runs, key):
     return 100 * np.array([run['history'][key] for run in runs if run['diverged'] is None])
 
 
-def draw_band(ax, y, label, style):
-    """Draw the mean of y [seeds, epochs] and one standard deviation around it."""
+def draw_band(ax, y, label, style, band=True):
+    """Draw the mean of y [seeds, epochs] and, if `band`, one standard deviation around it."""
     epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
     ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
-    if len(y) > 1:
+    if band and len(y) > 1:
         deviation = y.std(0, ddof=1)
         ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100),
                         color=style['color'], alpha=0.2, linewidth=0)

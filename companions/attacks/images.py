@@ -69,7 +69,7 @@ def train_and_attack(source, seed, epochs, width, count, device='cpu'):
     data, losses = images.load(*source).to(device), []
     start = time.process_time()
     model = images.fit(data, lambda model: torch.optim.Adam(model.parameters(), 2e-3), epochs, seed,
-                       width=width, losses=losses)
+                       width=width, after_epoch=lambda model, loss: losses.append(loss))
     training = {'seed': seed, 'train_loss': losses,
                 'cpu_seconds': round(time.process_time() - start, 2)}
     return attack_images(data, model, seed, count), model.cpu(), training

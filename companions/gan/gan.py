@@ -75,8 +75,9 @@ def train(D, G, images, epochs, random, kind='non-saturating', lr=1e-3, beta1=0.
     """Train D and G alternately, D first (Goodfellow et al., Algorithm 1 with k = 1).
 
     A Python generator: after each epoch it yields {'discriminator_loss', 'D(x)', 'D(G(z))',
-    'generator_loss'}, means over the minibatches. `images` are float [N, pixels] in [-1, 1]; the
-    torch.Generator `random` draws their order, and `noise` (default: `random`) draws z.
+    'generator_loss'}, means over the minibatches. `images` are float [N, pixels] in [-1, 1] on the
+    device of D and G; the torch.Generator `random`, of the CPU, draws their order, and `noise`
+    (default: `random`) draws z.
     """
     noise, size = noise or random, G[0].in_features
     D_optimizer, G_optimizer = (torch.optim.Adam(model.parameters(), lr, betas=(beta1, 0.999),
@@ -84,9 +85,9 @@ def train(D, G, images, epochs, random, kind='non-saturating', lr=1e-3, beta1=0.
     for _ in range(epochs):
         steps = []
         for batch in torch.randperm(len(images), generator=random).split(batch_size):
-            real, z = images[batch], uniform_noise(len(batch), size, noise)
+            real, z = images[batch], uniform_noise(len(batch), size, noise).to(images.device)
             metrics = discriminator_step(D, G, D_optimizer, real, z)
-            z = uniform_noise(len(batch), size, noise)
+            z = uniform_noise(len(batch), size, noise).to(images.device)
             steps.append((*metrics, generator_step(D, G, G_optimizer, z, kind)))
         names = 'discriminator_loss', 'D(x)', 'D(G(z))', 'generator_loss'
         yield dict(zip(names, np.mean(steps, 0).tolist()))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ import torch
 from companions.common import images
 from companions.gan import experiment, gan
 from companions.gan.evaluation import Evaluator
+from companions.gan.gan import generator, uniform_noise
+from support.checkpoints import load_checkpoint
 from tests.companions.common.test_images import write_mnist
+from tests.helpers import ROOT
 
 SETTINGS = {'epochs': 3, 'batch_size': 16, 'lr': 1e-3, 'noise_size': 4, 'widths': (8, 16)}
 
@@ -22,6 +26,13 @@ def bars(count=40):
     x[torch.arange(count), 0, labels] = 0.9
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
     return images.Images('bars', x + 0.1 * noise, labels, x[:12] + 0.05, labels[:12])
+
+
+def run(*arguments, **settings):
+    """Return the record of a run without its duration, and its pictures."""
+    checkpoint = experiment.run(*arguments, **settings)
+    assert checkpoint['record'].pop('seconds') >= 0
+    return checkpoint['record'], checkpoint['pictures']
 
 
 @pytest.fixture(scope='module')
@@ -90,23 +101,22 @@ def test_classifier_and_networks_are_not_trained_on_test_images(evaluator):
     other = Evaluator(data, count=30, images_seen=2000)
     weights = [e.classifier.state_dict().values() for e in (evaluator, other)]
     assert all(map(torch.equal, *weights))
-    (a, pictures), (b, others) = (experiment.run(e, 'minimax', 0.5, 0, **SETTINGS)
-                                  for e in (evaluator, other))
+    (a, pictures), (b, others) = (run(e, 'minimax', 0.5, 0, **SETTINGS) for e in (evaluator, other))
     assert torch.equal(pictures, others) and a['D(x)'] == b['D(x)']
 
 
 # ------------------------------------------------------------------------------------- training
 
 def test_runs_are_reproducible_and_depend_on_the_seed_alone(evaluator):
-    def run(seed, loss='non-saturating', beta1=0.5):
+    def run_setting(seed, loss='non-saturating', beta1=0.5):
         state = torch.get_rng_state()
-        found = experiment.run(evaluator, loss, beta1, seed, **SETTINGS)
+        found = run(evaluator, loss, beta1, seed, **SETTINGS)
         assert torch.equal(state, torch.get_rng_state())
         return found
 
-    (record, pictures), (other, _) = run(1), run(2)
+    (record, pictures), (other, _) = run_setting(1), run_setting(2)
     torch.rand(3)
-    again, same = run(1)
+    again, same = run_setting(1)
     assert record == again and torch.equal(pictures, same) and record['D(x)'] != other['D(x)']
     curves = 'D(x)', 'D(G(z))', 'discriminator_loss', 'generator_loss'
     assert [len(record[key]) for key in curves] == [3] * 4
@@ -116,10 +126,10 @@ def test_runs_are_reproducible_and_depend_on_the_seed_alone(evaluator):
     train = evaluator.data.train
     nearest = torch.cdist(pictures[2].flatten(1), train.flatten(1)).argmin(1)
     assert torch.equal(pictures[3], train[nearest])
-    pairs = [run(1, *setting)[0] for setting in (('minimax', 0.5), ('non-saturating', 0.9))]
+    pairs = [run_setting(1, *setting)[0] for setting in (('minimax', 0.5), ('non-saturating', 0.9))]
     assert all(r['D(x)'] != record['D(x)'] for r in pairs)
     one_batch = SETTINGS | {'epochs': 1, 'batch_size': 40}
-    first = [experiment.run(evaluator, loss, beta1, 1, **one_batch)[0]
+    first = [run(evaluator, loss, beta1, 1, **one_batch)[0]
              for loss in gan.LOSSES for beta1 in (0.5, 0.9)]
     assert len({r['D(G(z))'][0] for r in first}) == 1  # the same initial weights and noise
 
@@ -140,19 +150,19 @@ def test_the_networks_see_images_between_minus_one_and_one(evaluator, monkeypatc
 
 
 def test_won_and_collapsed_follow_the_stated_criteria(evaluator, monkeypatch):
-    def run(losses, total_variation):
+    def outcome(losses, total_variation):
         values = iter(losses)
         monkeypatch.setattr(gan, 'discriminator_step', lambda *_: (next(values), 0.5, 0.5))
         monkeypatch.setattr(gan, 'generator_step', lambda *_: 1.0)
         monkeypatch.setattr(Evaluator, '__call__', lambda *_: {'total_variation': total_variation})
         settings = SETTINGS | {'epochs': 90, 'batch_size': 40}
-        record, _ = experiment.run(evaluator, 'minimax', 0.5, 0, **settings)
+        record, _ = run(evaluator, 'minimax', 0.5, 0, **settings)
         epochs = [e['epoch'] for e in record['evaluations']]
         assert len(epochs) == 7 and epochs[0] == 1 and epochs[-1] == 90
         return record['won'], record['collapsed']
 
-    assert run([2.0] * 81 + [0.09] * 9, 0.5) == (True, True)  # the last nine epochs of ninety
-    assert run([0.0] * 81 + [0.9] + [0.05] * 8, 0.49) == (False, False)
+    assert outcome([2.0] * 81 + [0.09] * 9, 0.5) == (True, True)  # the last nine epochs of ninety
+    assert outcome([0.0] * 81 + [0.9] + [0.05] * 8, 0.49) == (False, False)
 
 
 def test_a_loss_that_is_not_finite_is_named(evaluator):
@@ -178,12 +188,18 @@ def test_the_table_pairs_by_seed():
     assert {line.count('|') for line in lines} == {13}
 
 
+def test_tiles_are_in_rows_with_a_line_between_them():
+    rows = torch.arange(6.0).view(2, 3, 1, 1, 1).expand(2, 3, 1, 2, 1)
+    assert experiment.tile(rows).tolist() == [
+        [0, 0.5, 1, 0.5, 2, 0.5]] * 2 + [[0.5] * 6] + [[3, 0.5, 4, 0.5, 5, 0.5]] * 2 + [[0.5] * 6]
+
+
 # ---------------------------------------------------------------------------------- the program
 
-def run_experiment(folder, *arguments):
+def run_experiment(folder, *arguments, name='gan'):
     arguments = '--dry-run', '--jobs', 1, '--output-dir', folder, '--widths', 8, 16, *arguments
     experiment.main(experiment.get_args(list(map(str, arguments))))
-    return json.loads((folder / 'plots' / 'gan.json').read_text())
+    return json.loads((folder / 'plots' / f'{name}.json').read_text())
 
 
 def test_a_dry_run_writes_every_file(tmp_path, capsys):
@@ -193,9 +209,48 @@ def test_a_dry_run_writes_every_file(tmp_path, capsys):
     settings = [(loss, beta1, 0) for loss in gan.LOSSES for beta1 in (0.5, 0.9)]
     assert [(r['loss'], r['beta1'], r['seed']) for r in records] == settings
     assert content['data'] == 'digits' and content['pixels'] == 64 and content['widths'] == [8, 16]
+    assert content['device'] == 'cpu'
     assert experiment.metrics_table(records, content['real']) in capsys.readouterr().out
     assert {p.name for p in (tmp_path / 'plots').iterdir()} == {
-        'gan.json', 'gan_samples.png', 'gan_curves.png'}
+        'gan.json', 'gan_grid.png', 'gan_samples.png', 'gan_curves.png'}
+
+
+def test_a_saved_generator_is_loaded_by_the_lines_on_the_page(evaluator, tmp_path, monkeypatch):
+    """And is not trained again by the program, unless with other settings."""
+    monkeypatch.setattr(images, 'digits', bars)
+    monkeypatch.setattr(experiment, 'save_figure', lambda *_: None)  # faster
+    settings = '--side', 28, '--loss', 'non-saturating', '--beta1', 0.5
+    content = run_experiment(tmp_path, *settings, name='gan_28')
+    page = (ROOT / 'companions' / 'gan' / 'page.md').read_text(encoding='utf-8')
+    code, = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    path = 'checkpoints/companions/gan_28_non-saturating_0.5_seed0.pt'
+    assert path in code and names['samples'].shape == (100, 784)
+    checkpoint = load_checkpoint(tmp_path / path)
+    torch.testing.assert_close(names['samples'], experiment.draw_samples(checkpoint, 100))
+    assert checkpoint['record'] == content['runs'][0]
+
+    def train_again(*_, **__):
+        raise ValueError('trained again')
+
+    monkeypatch.setattr(experiment, 'run', train_again)
+    assert run_experiment(tmp_path, *settings, name='gan_28') == content
+    with pytest.raises(ValueError, match='trained again'):
+        run_experiment(tmp_path, *settings, '--lr', 0.1, name='gan_28')
+
+
+def test_the_saved_generator_is_the_trained_one(evaluator):
+    """It makes the last row of samples."""
+    checkpoint = experiment.run(evaluator, 'minimax', 0.5, 3, **SETTINGS)
+    fixed = np.random.SeedSequence(3).generate_state(4).tolist()[3]
+    G = generator(**checkpoint['arguments'])
+    G.load_state_dict(checkpoint['state_dict'])
+    z = uniform_noise(evaluator.count, 4, torch.Generator().manual_seed(fixed))
+    samples = (G(z).detach() + 1) / 2
+    torch.testing.assert_close(samples[:experiment.SHOWN].view(-1, 1, 3, 3),
+                               checkpoint['pictures'][-2])
 
 
 def test_the_evaluator_runs_on_one_thread_and_sees_resized_images(tmp_path, monkeypatch):
@@ -221,8 +276,8 @@ def test_the_program_on_mnist_files(tmp_path, monkeypatch):
     write_mnist(tmp_path)
     monkeypatch.setattr(experiment, 'save_figure', lambda *_: None)  # faster
     content = run_experiment(tmp_path, '--mnist', tmp_path, '--side', 6, '--beta1', 0,
-                             '--loss', 'minimax')
-    assert content['data'] == 'MNIST' and content['pixels'] == 36
+                             '--loss', 'minimax', name='gan_mnist_6')
+    assert content['data'] == 'MNIST scaled to 6×6' and content['pixels'] == 36
     assert [(r['loss'], r['beta1']) for r in content['runs']] == [('minimax', 0)]
 
 

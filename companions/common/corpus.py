@@ -29,6 +29,7 @@ SENTENCE_END = re.compile(r'[.?!:;]+[)\]"\'`]*\s|\n\s*\n')
 WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 PUNCTUATION = '.,;:?!()[]{}<>"\'`*=|/\\-–—~“”‘’'
 ROLE = re.compile(r':[\w:]+:(?=`)')
+PARAMETERS = re.compile(r'^Parameters\n-+\n', re.MULTILINE)
 UNDERLINE = re.compile(r'\s*[=\-~^"*#+|]{3,}[=\-~^"*#+| ]*$')
 
 
@@ -42,7 +43,7 @@ class Corpus(NamedTuple):
 class Labelled(NamedTuple):
     name: str
     sentences: list   # of tuples of str, all different
-    labels: list      # of str
+    labels: list      # of str, or of (first, last): the indices of a span's words
     sha256: str       # of lines label, tab, sentence
     sources: dict     # as of Corpus
 
@@ -72,6 +73,13 @@ def labelled_docstrings(jobs=1, libraries=tuple(LIBRARIES), min_length=2, max_le
 
 def read_docstrings(libraries, jobs):
     """Return ({library: sentences}, {distribution: version}) of the installed libraries."""
+    texts, versions = read_texts(libraries, jobs)
+    return {module: [tuple(words) for text in group for words in split(remove_code(text))]
+            for module, group in texts.items()}, versions
+
+
+def read_texts(libraries, jobs):
+    """Return ({library: docstrings}, {distribution: version}) of the installed libraries."""
     found, versions, parallel = {}, {}, joblib.Parallel(n_jobs=jobs)
     for module in libraries:
         if module == 'python':
@@ -85,9 +93,34 @@ def read_docstrings(libraries, jobs):
                  if not any(part in SKIPPED_FOLDERS or part.startswith('_')
                             for part in path.relative_to(folder).parts[:-1])]
         parsed = parallel(joblib.delayed(parse_docstrings)(path) for path in paths)
-        found[module] = [tuple(words) for texts in parsed for text in texts
-                         for words in split(remove_code(text))]
+        found[module] = [text for texts in parsed for text in texts]
     return found, versions
+
+
+def parameter_spans(jobs=1, libraries=tuple(LIBRARIES), max_length=50):
+    """Read the docstrings of `libraries` in which numpydoc's section "Parameters" has an entry.
+
+    Returns a Labelled: the first `max_length` words of each docstring, and where in them the
+    description of the first parameter begins and ends. Each different description is kept once.
+    """
+    found, versions = read_texts(libraries, jobs)
+    spans = {}
+    for text in (text for group in found.values() for text in group):
+        if section := PARAMETERS.search(text):
+            entry, *lines = text[section.end():].split('\n')
+            end = next((k for k, line in enumerate(lines) if line and line[0] != ' '), len(lines))
+            parts = text[:section.end()] + entry, '\n'.join(lines[:end]), '\n'.join(lines[end:])
+            before, description, after = (split_words(remove_code(part)) for part in parts)
+            last = len(before) + len(description) - 1
+            if description and last < max_length:
+                words = tuple((before + description + after)[:max_length])
+                spans.setdefault(tuple(description), (words, (len(before), last)))
+    if not spans:
+        raise ValueError('docstrings: no parameter is described, expected a section "Parameters"')
+    sentences, labels = map(list, zip(*spans.values()))
+    digest = hash_lines(f'{first} {last}\t{" ".join(words)}'
+                        for words, (first, last) in spans.values())
+    return Labelled('parameters in docstrings', sentences, labels, digest, versions)
 
 
 def parse_docstrings(path):

@@ -51,7 +51,8 @@ def adversarial_loss(forward, embedded, mask, loss_of, epsilon, generator=None):
         mask: bool [B, T], False at padding.
         loss_of: outputs -> scalar loss.
         epsilon: L2 norm of each sequence's r; 0 returns (F(e), F(e)).
-        generator: if given, r has a random direction drawn from it, as a control.
+        generator: torch.Generator of the CPU; if given, r has a random direction drawn from it,
+            as a control.
 
     Both terms train every parameter, the table included; r is a constant. Raises ValueError
     unless epsilon is finite and at least 0.
@@ -67,5 +68,5 @@ def adversarial_loss(forward, embedded, mask, loss_of, epsilon, generator=None):
         r = perturbation(loss, embedded, mask, epsilon)
     else:
         noise = torch.randn(embedded.shape, generator=generator, dtype=embedded.dtype)
-        r = scale(noise, mask, epsilon)
+        r = scale(noise.to(embedded.device), mask, epsilon)
     return loss + loss_of(forward(embedded + r)), loss

@@ -1,10 +1,13 @@
-"""Compare adversarial training on word embeddings with plain training and with random noise.
+"""Compare adversarial training on word embeddings with plain training, noise and posted code.
 
     python -m companions.embeddings.experiment                      # texts: sentences of docstrings
     python -m companions.embeddings.experiment frozen --seeds 8     # word2vec's vectors, fixed
+    python -m companions.embeddings.experiment frozen --task spans  # two heads: a span's two ends
     python -m companions.embeddings.experiment --tsv reviews.tsv    # lines of label, tab, text
     python -m companions.embeddings.experiment --tune               # cross-validate ε
     python -m companions.embeddings.experiment --dry-run
+
+Trained models are saved in checkpoints/companions/ and loaded again for the same settings.
 """
 
 import argparse
@@ -19,57 +22,78 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch.nn import functional as F
+from torch import nn
 
 from companions.common import corpus
+from companions.embeddings import posted
 from companions.embeddings.adversarial import adversarial_loss, perturbation
-from companions.embeddings.models import NormalizedEmbedding, TextLSTM
+from companions.embeddings.models import NormalizedEmbedding, build_model
 from companions.embeddings.texts import PADDING, make_problem
-from support.checkpoints import write_json
+from support.checkpoints import to_cpu, write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import (add_run_arguments, finish_args, fold_count, non_negative,
-                             positive_int)
+from support.options import (add_device_argument, add_run_arguments, finish_args, fold_count,
+                             non_negative, positive_int)
 from support.parallel import parallel_map, seeded
 from support.program import run_program
+from support.sweep import load_or_train
 from support.tuning import check_folds, stratified_folds
 
 VECTORS = {'scratch': 'from scratch', 'word2vec': 'word2vec, fine-tuned',
            'frozen': 'word2vec, frozen'}
-METHODS = 'plain', 'random', 'adversarial'
-CHOSEN_EPSILON = {'scratch': 1.0, 'word2vec': 3.0, 'frozen': 1.0}  # by --tune on docstrings
+METHODS = 'plain', 'random', 'adversarial', 'posted'
+CHOSEN_EPSILON = {'libraries': {'scratch': 1.0, 'word2vec': 3.0, 'frozen': 1.0},  # by --tune
+                  'spans': {'scratch': 1.0, 'word2vec': 1.0, 'frozen': 1.0}}
 EPSILONS = 0.0, 0.3, 1.0, 3.0, 10.0  # that --tune compares
 NORMS = 0.0, 1.0, 2.0, 4.0, 8.0      # of the perturbations of the test texts
 SETTINGS = {'epochs': 6, 'hidden_size': 64, 'dropout': 0.3, 'batch_size': 128, 'lr': 5e-3}
+DEFAULTS = {'libraries': {'train': 4500, 'test': 2000, 'max_length': 30},
+            'spans': {'train': 2000, 'test': 1000, 'max_length': 50}}
 MIN_LENGTH = 5                       # words of a docstring's sentence
 
 
-def fit(problem, vectors, method, epsilon, seed, settings, held_out=None):
-    """Train a TextLSTM on the training texts, evaluate it on the test texts and return a record.
+def fit(problem, vectors, method, epsilon, seed, settings, held_out=None, device='cpu'):
+    """Train a model on the training texts and evaluate it on the test texts.
 
     With `held_out` (bool [N]) the training texts it marks replace the test texts. All methods of
-    one seed start from the same weights and see the same minibatches.
+    one seed start from the same weights and see the same minibatches. Returns a checkpoint, see
+    models.load_model, that also has the 'words' of the table's rows from 2 on, 'class_names' and a
+    'record'.
     """
-    start, train, test = time.perf_counter(), problem.train, problem.test
+    start, train, test = time.process_time(), problem.train, problem.test
     if held_out is not None:
         test = train.subset(torch.from_numpy(held_out))
         train = train.subset(torch.from_numpy(~held_out))
+    train, test = train.to(device), test.to(device)
     epsilon = 0.0 if method == 'plain' else epsilon
     order, noise, initial = (torch.Generator().manual_seed(3 * seed + k) for k in range(3))
     random_table = torch.randn(problem.table.shape, generator=initial)
     table = random_table if vectors == 'scratch' else problem.table
+    embedding = NormalizedEmbedding(table, problem.counts, frozen=vectors == 'frozen')
+    if method == 'posted':  # has a plain table, which requires a gradient even where it is fixed
+        embedding = nn.Embedding.from_pretrained(embedding.normalized().detach(), freeze=False)
+    arguments = {'hidden_size': settings['hidden_size'], 'dropout': settings['dropout'],
+                 'classes': problem.class_names and len(problem.class_names)}
     losses = []
-    with seeded(seed):
-        model = TextLSTM(NormalizedEmbedding(table, problem.counts, vectors == 'frozen'),
-                         settings['hidden_size'], len(problem.class_names), settings['dropout'])
-        optimizer = torch.optim.Adam(model.parameters(), settings['lr'])
+    with seeded(seed, device):
+        model = build_model(embedding, **arguments).to(device)
+        trained = [p for p in model.parameters()
+                   if vectors != 'frozen' or p is not model.embedding.weight]
+        optimizer = torch.optim.Adam(trained, settings['lr'])
         for _ in range(settings['epochs']):
             model.train()
             losses.append(0.0)
             for tokens, lengths, labels in train.batches(settings['batch_size'], order):
-                total, loss = adversarial_loss(
-                    lambda e: model(e, lengths), model.embed(tokens), tokens != PADDING,
-                    lambda logits: F.cross_entropy(logits, labels), epsilon,
-                    noise if method == 'random' else None)
+
+                def loss_of(outputs):
+                    return model.loss(outputs, labels)
+
+                if method == 'posted':
+                    total, loss = posted.posted_loss(lambda: model(model.embed(tokens), lengths),
+                                                     model.embedding, loss_of, optimizer, epsilon)
+                else:
+                    total, loss = adversarial_loss(
+                        lambda e: model(e, lengths), model.embed(tokens), tokens != PADDING,
+                        loss_of, epsilon, noise if method == 'random' else None)
                 if not math.isfinite(total.item()):
                     raise ValueError(f'loss not finite: {vectors}, {method} {epsilon:g}, '
                                      f'seed {seed}')
@@ -78,8 +102,11 @@ def fit(problem, vectors, method, epsilon, seed, settings, held_out=None):
                 optimizer.step()
                 losses[-1] += loss.item() * len(labels) / len(train.labels)
         found = accuracy(model, test, NORMS if held_out is None else (0.0,))
-    return {'vectors': vectors, 'method': method, 'epsilon': epsilon, 'seed': seed, 'loss': losses,
-            'accuracy': found, 'seconds': round(time.perf_counter() - start, 1)}
+    record = {'vectors': vectors, 'method': method, 'epsilon': epsilon, 'seed': seed,
+              'loss': losses, 'accuracy': found,
+              'seconds': round(time.process_time() - start, 1)}
+    return {'arguments': arguments, 'state_dict': to_cpu(model.state_dict()),
+            'words': problem.words, 'class_names': problem.class_names, 'record': record}
 
 
 def accuracy(model, data, norms):
@@ -88,12 +115,12 @@ def accuracy(model, data, norms):
     correct = torch.zeros(len(norms), dtype=torch.int64)
     for tokens, lengths, labels in data.batches(256):
         embedded = model.embed(tokens).detach().requires_grad_()
-        logits, r = model(embedded, lengths), None
+        outputs, r = model(embedded, lengths), None
         if any(norms):
-            r = perturbation(F.cross_entropy(logits, labels), embedded, tokens != PADDING, 1.0)
+            r = perturbation(model.loss(outputs, labels), embedded, tokens != PADDING, 1.0)
         with torch.no_grad():
-            outputs = [model(embedded + norm * r, lengths) if norm else logits for norm in norms]
-        correct += torch.stack([(output.argmax(1) == labels).sum() for output in outputs])
+            found = [model(embedded + norm * r, lengths) if norm else outputs for norm in norms]
+        correct += torch.stack([model.correct(each, labels).sum() for each in found]).cpu()
     return (correct.double() / len(data.labels)).tolist()
 
 
@@ -122,18 +149,26 @@ def results_table(records):
 
 
 def plot_comparison(path, records):
-    """Plot each seed's paired difference, and accuracy against the norm of the perturbation."""
-    figure = Figure(figsize=(10, 4.2), layout='constrained')
-    left, right = figure.subplots(1, 2)
+    """Plot each seed's paired difference, accuracy against the perturbation, loss against epoch."""
+    figure = Figure(figsize=(14, 4.4), layout='constrained')
+    left, middle, right = figure.subplots(1, 3)
     compared = list(dict.fromkeys(record['vectors'] for record in records))
     for k, vectors in enumerate(compared):
-        plain, noise, adversarial = (100 * accuracies(records, vectors, m) for m in METHODS)
-        for values, x, style in ((noise, k - 0.15, 's'), (adversarial, k + 0.15, 'o')):
-            difference = (values - plain)[:, 0]
-            left.plot([x] * len(values), difference, f'C{k}{style}', alpha=0.5)
+        methods = {r['method'] for r in records if r['vectors'] == vectors}
+        values = {method: 100 * accuracies(records, vectors, method) for method in methods}
+        for method, x, style in (('random', k - 0.15, 's'), ('adversarial', k + 0.15, 'o')):
+            difference = (values[method] - values['plain'])[:, 0]
+            left.plot([x] * len(difference), difference, f'C{k}{style}', alpha=0.5)
             left.plot(x, difference.mean(), 'k_', ms=22)
-        for values, style, label in ((adversarial, '-', 'adversarial'), (plain, '--', 'plain')):
-            right.plot(NORMS, values.mean(0), f'C{k}o{style}', label=f'{VECTORS[vectors]}: {label}')
+        for method, style in (('adversarial', 'o-'), ('plain', 'o--'), ('posted', 'o:')):
+            if method not in methods:
+                continue
+            line, = middle.plot(NORMS, values[method].mean(0), f'C{k}{style}', ms=4,
+                                label=f'{VECTORS[vectors]}: {method}')
+            losses = [record['loss'] for record in records
+                      if (record['vectors'], record['method']) == (vectors, method)]
+            mean = np.mean(losses, 0)
+            right.plot(range(1, len(mean) + 1), mean, color=f'C{k}', ls=line.get_ls())
     left.axhline(0, color='black', lw=0.8)
     left.set_xticks(range(k + 1), [VECTORS[v].replace(' ', '\n') for v in compared])
     left.set(title='Test accuracy minus plain training', xlim=(-0.6, k + 0.6),
@@ -141,25 +176,36 @@ def plot_comparison(path, records):
     left.margins(y=0.2)
     left.legend(left.lines[:3:2], ('noise of equal norm', 'adversarial'), loc='upper right',
                 fontsize=8)
-    right.set(title='Test accuracy when embeddings are perturbed', ylim=(0, None),
-              xlabel='L2 norm of the perturbation of a text', ylabel='accuracy (%)')
-    right.legend(fontsize=8)
+    middle.set(title='Test accuracy when embeddings are perturbed', ylim=(0, None),
+               xlabel='L2 norm of the perturbation of a text', ylabel='accuracy (%)')
+    right.set(title='Training loss of the texts as they are', xlabel='epoch', ylim=(0, None))
+    figure.legend(*middle.get_legend_handles_labels(), loc='outside lower center', fontsize=8,
+                  ncols=len(compared))
     save_figure(path, figure)
 
 
 def get_args(argv=None):
     """Parse the command line."""
+    def by_task(name):
+        return ', '.join(f'{task} {values[name]}' for task, values in DEFAULTS.items()) + ')'
+
     parser = argparse.ArgumentParser(
         description='Adversarial training on word embeddings against plain training.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('vectors', nargs='?', choices=VECTORS, help='default: all three')
     add_run_arguments(parser)
+    add_device_argument(parser)
+    parser.add_argument('--task', choices=DEFAULTS, default='libraries',
+                        help="tell a sentence's library, or find a parameter's description")
     parser.add_argument('--tsv', type=Path, metavar='FILE', default=argparse.SUPPRESS,
                         help='texts in UTF-8, lines of label, tab, text, instead of docstrings')
-    parser.add_argument('--train', type=positive_int, default=4500, help='training texts at most')
-    parser.add_argument('--test', type=positive_int, default=2000, help='test texts at most')
-    parser.add_argument('--max-length', type=positive_int, default=30,
-                        help='words: longer sentences are left out, longer texts of --tsv cut')
+    parser.add_argument('--train', type=positive_int, default=argparse.SUPPRESS,
+                        help='training texts at most (default: ' + by_task('train'))
+    parser.add_argument('--test', type=positive_int, default=argparse.SUPPRESS,
+                        help='test texts at most (default: ' + by_task('test'))
+    parser.add_argument('--max-length', type=positive_int, default=argparse.SUPPRESS,
+                        help='words: longer sentences are left out, other texts cut (default: '
+                             + by_task('max_length'))
     parser.add_argument('--min-count', type=positive_int, default=2,
                         help='words rarer than this in training share one vector')
     parser.add_argument('--dim', type=positive_int, default=50, help='of the vectors')
@@ -169,6 +215,10 @@ def get_args(argv=None):
     parser.add_argument('--tune', action='store_true', help='cross-validate ε in the training set')
     parser.add_argument('--folds', type=fold_count, default=5)
     args = parser.parse_args(argv)
+    for name, value in DEFAULTS[args.task].items():
+        setattr(args, name, getattr(args, name, value))
+    if args.task == 'spans' and 'tsv' in args:
+        parser.error('argument --tsv: not with --task spans')
     if args.max_length < MIN_LENGTH and 'tsv' not in args:
         parser.error(f'argument --max-length: expected at least {MIN_LENGTH} words')
     if args.dry_run:
@@ -183,41 +233,56 @@ def load_texts(args):
         raise ValueError('--dry-run needs the package scikit-learn: '
                          'python -m pip install -r requirements-extra.txt')
     libraries = ('numpy', 'sklearn') if args.dry_run else tuple(corpus.LIBRARIES)
+    if args.task == 'spans':
+        return corpus.parameter_spans(args.jobs, libraries, args.max_length)
     return corpus.labelled_docstrings(args.jobs, libraries, MIN_LENGTH, args.max_length)
 
 
 def main(args):
     finish_args(args, 'embeddings')
     texts = load_texts(args)
-    problem = make_problem(texts, args.train, args.test, args.min_count, args.dim,
-                           vector_epochs=1 if args.dry_run else 5)
+    vector_epochs = 1 if args.dry_run else 5
+    problem = make_problem(texts, args.train, args.test, args.min_count, args.dim, vector_epochs)
     classes, train, test = problem.class_names, len(problem.train.labels), len(problem.test.labels)
-    print(f'{texts.name}: {train} training and {test} test texts of {len(classes)} classes '
-          f'({", ".join(classes)}), {len(problem.counts):,} rows in the table')
+    kind = f'{len(classes)} classes ({", ".join(classes)})' if classes else 'spans'
+    print(f'{texts.name}: {train} training and {test} test texts of {kind}, '
+          f'{len(problem.counts):,} rows in the table')
     settings, plots = {**SETTINGS, 'epochs': args.epochs}, args.output_dir / 'plots'
     header = {'corpus': texts.name, 'sha256': texts.sha256, 'sources': texts.sources,
               'classes': classes, 'train': train, 'test': test, 'rows': len(problem.counts),
               'max_length': args.max_length, 'min_count': args.min_count, 'dim': args.dim,
               **settings, 'norms': NORMS, 'torch': torch.__version__}
     compared = [args.vectors] if args.vectors else VECTORS
+    name = 'embeddings' if args.task == 'libraries' else f'embeddings_{args.task}'
+    function = functools.partial(fit, problem=problem, settings=settings, device=args.device)
     if args.tune:
-        check_folds(args.folds, problem.train.labels)
-        folds = list(stratified_folds(problem.train.labels.numpy(), args.folds, 1))
-        name = 'tune_embeddings'
+        groups = problem.train.labels.numpy() if classes else np.zeros(train, dtype=int)
+        check_folds(args.folds, groups)
+        folds, name = list(stratified_folds(groups, args.folds, 1)), f'tune_{name}'
         tasks = [{'vectors': vectors, 'method': 'adversarial' if epsilon else 'plain',
                   'epsilon': epsilon, 'seed': fold, 'held_out': held_out} for vectors in compared
                  for epsilon in EPSILONS for fold, held_out in enumerate(folds)]
+        checkpoints = parallel_map(function, tasks, args.jobs, 'tuning')
     else:
-        name = 'embeddings'
-        chosen = dict.fromkeys(VECTORS, args.epsilon) if 'epsilon' in args else CHOSEN_EPSILON
-        tasks = [{'vectors': vectors, 'method': method, 'seed': seed, 'epsilon': chosen[vectors]}
+        config = {**header, 'vector_epochs': vector_epochs, 'device': args.device}
+        tasks = [load_or_train_task(args, name, config, function, vectors, method, seed)
                  for vectors in compared for method in METHODS for seed in range(args.seeds)]
-    function = functools.partial(fit, problem=problem, settings=settings)
-    records = parallel_map(function, tasks, args.jobs, 'training')
+        checkpoints = parallel_map(load_or_train, tasks, args.jobs, 'training')
+    records = [checkpoint['record'] for checkpoint in checkpoints]
     write_json(plots / f'{name}.json', header, records)
     if not args.tune:
-        plot_comparison(plots / 'embeddings.png', records)
+        plot_comparison(plots / f'{name}.png', records)
     print(f'\n{results_table(records)}\n\nWritten to {plots}')
+
+
+def load_or_train_task(args, name, config, function, vectors, method, seed):
+    """Return the arguments of load_or_train for one model of the comparison."""
+    epsilon = getattr(args, 'epsilon', CHOSEN_EPSILON[args.task][vectors])
+    run = {'vectors': vectors, 'method': method, 'seed': seed,
+           'epsilon': posted.EPSILON if method == 'posted' else epsilon}
+    path = args.output_dir / 'checkpoints' / 'companions'
+    return {'path': path / f'{name}_{vectors}_{method}_seed{seed}.pt', 'config': {**config, **run},
+            'function': functools.partial(function, **run)}
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Labelled texts as padded minibatches, and word2vec's vectors of their words."""
+"""Labelled texts, or texts with a span, as padded minibatches; word2vec's vectors of the words."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -17,10 +17,13 @@ VECTOR_WORDS = 300_000  # at most, to train word2vec's vectors on
 class Data(NamedTuple):
     tokens: torch.Tensor   # int64 [N, T], rows of the table, PADDING after the end of each text
     lengths: torch.Tensor  # int64 [N]
-    labels: torch.Tensor   # int64 [N]
+    labels: torch.Tensor   # int64 [N], or [N, 2]: first and last token of a span
 
     def subset(self, rows):
         return Data(*(x[rows] for x in self))
+
+    def to(self, device):
+        return Data(*(x.to(device) for x in self))
 
     def batches(self, size, generator=None):
         """Yield Data of `size` texts, cut to their longest; in random order with a generator."""
@@ -32,7 +35,8 @@ class Data(NamedTuple):
 
 
 class Problem(NamedTuple):
-    class_names: list
+    class_names: list     # None if the labels are spans
+    words: list           # of str, the words of rows 2, 3, … of the table
     train: Data
     test: Data
     counts: torch.Tensor  # float32 [V], occurrences of each row of the table in training
@@ -65,24 +69,28 @@ def split(labels, train, test, seed=0):
 def make_problem(labelled, train, test, min_count, dim, vector_epochs):
     """Turn a corpus.Labelled into a Problem. Words rarer than `min_count` in training are UNKNOWN.
 
+    Its labels are names of classes or pairs (first word, last word), see corpus.parameter_spans.
     word2vec's vectors are trained on the training texts and, up to VECTOR_WORDS words, on texts in
     neither part; never on the test texts.
     """
     sentences, labels = labelled.sentences, labelled.labels
-    parts = split(labels, train, test)
+    spans = isinstance(labels[0], tuple)
+    parts = split(['span'] * len(labels) if spans else labels, train, test)
     occurring = Counter(word for k in parts[0] for word in sentences[k])
     words = sorted((word for word, count in occurring.items() if count >= min_count),
                    key=lambda word: (-occurring[word], word))
     if len(words) < 2:
         raise ValueError(f'{labelled.name}: {len(words)} different words occur {min_count} times '
                          f'or more in training (--min-count), expected at least 2')
-    index, classes = {word: row for row, word in enumerate(words, 2)}, sorted(set(labels))
+    index = {word: row for row, word in enumerate(words, 2)}
+    classes = None if spans else sorted(set(labels))
 
     def encode(part):
         rows = [torch.tensor([index.get(word, UNKNOWN) for word in sentences[k]]) for k in part]
         return Data(pad_sequence(rows, batch_first=True, padding_value=PADDING),
                     torch.tensor([len(row) for row in rows]),
-                    torch.tensor([classes.index(labels[k]) for k in part]))
+                    torch.tensor([labels[k] if spans else classes.index(labels[k])
+                                  for k in part]))
 
     train, test = map(encode, parts)
     counts = torch.bincount(train.tokens.flatten(), minlength=2 + len(words)).float()
@@ -97,4 +105,4 @@ def make_problem(labelled, train, test, min_count, dim, vector_epochs):
     table = torch.zeros(len(counts), dim)
     table[UNKNOWN] = torch.from_numpy(vectors.mean(0))
     table[2:] = torch.from_numpy(vectors[[text.index[word] for word in words]])
-    return Problem(classes, train, test, counts, table)
+    return Problem(classes, words, train, test, counts, table)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from companions.embeddings.adversarial import adversarial_loss, perturbation
-from companions.embeddings.models import NormalizedEmbedding, TextLSTM
+from companions.embeddings.models import NormalizedEmbedding, SpanLSTM, TextLSTM
+from companions.embeddings.posted import posted_loss
 from tests.helpers import ROOT
 from training import normalize_per_sequence
 
@@ -192,30 +192,8 @@ def test_the_table_is_normalized_by_word_frequency():
     torch.testing.assert_close(found, normalize(100 * table + 7))  # scale has no effect
 
 
-class SpanLSTM(nn.Module):
-    """Two heads: where in a text a span starts and where it ends."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(8, 8)
-        self.lstm = nn.LSTM(8, 16, batch_first=True, bidirectional=True)
-        self.linear = nn.Linear(32, 2)
-
-    def forward(self, embedded, lengths):
-        """embedded [B, T, 8], lengths int64 [B] -> two logits [B, T], -inf at padding."""
-        steps = embedded.shape[1]
-        packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=steps)
-        padding = torch.arange(steps) >= lengths[:, None]
-        return self.linear(states).masked_fill(padding[..., None], -math.inf).unbind(2)
-
-
-def span_loss(outputs, starts, ends):
-    return F.cross_entropy(outputs[0], starts) + F.cross_entropy(outputs[1], ends)
-
-
 def span_task(count, seed):
-    """Padded texts of words 2 to 4 with one span of words 5 to 7: tokens, lengths, starts, ends."""
+    """Padded texts of words 2 to 4 with one span of words 5 to 7: tokens, lengths, spans."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(4, 11, count)
     words = generator.integers(2, 5, (count, 10))
@@ -223,33 +201,77 @@ def span_task(count, seed):
     starts = generator.integers(0, lengths)
     ends = np.minimum(starts + generator.integers(0, 4, count), lengths - 1)
     inside = (np.arange(10) >= starts[:, None]) & (np.arange(10) <= ends[:, None])
-    return map(torch.from_numpy, (tokens + 3 * inside, lengths, starts, ends))
+    return map(torch.from_numpy, (tokens + 3 * inside, lengths, np.stack([starts, ends], 1)))
 
 
 def test_two_heads_learn_a_span_by_the_sum_of_their_losses():
     torch.manual_seed(0)
-    model = SpanLSTM()
+    model = SpanLSTM(nn.Embedding(8, 8), 16, dropout=0.0)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    tokens, lengths, starts, ends = span_task(256, 0)
+    tokens, lengths, spans = span_task(256, 0)
     for _ in range(40):
         optimizer.zero_grad()
-        total, _ = adversarial_loss(lambda e: model(e, lengths), model.embedding(tokens),
-                                    tokens != PADDING,
-                                    lambda outputs: span_loss(outputs, starts, ends), 0.5)
+        total, _ = adversarial_loss(lambda e: model(e, lengths), model.embed(tokens),
+                                    tokens != PADDING, lambda outputs: model.loss(outputs, spans),
+                                    0.5)
         total.backward()
         optimizer.step()
-    tokens, lengths, starts, ends = span_task(200, 1)
+    tokens, lengths, spans = span_task(200, 1)
     padding = tokens == PADDING
-    embedded = model.embedding(tokens)
+    embedded = model.embed(tokens)
     start, end = outputs = model(embedded, lengths)
-    assert ((start.argmax(1) == starts) & (end.argmax(1) == ends)).float().mean() > 0.95
+    correct = model.correct(outputs, spans)
+    assert correct.float().mean() > 0.95 and correct.shape == (200,)
+    assert torch.equal(correct, (start.argmax(1) == spans[:, 0]) & (end.argmax(1) == spans[:, 1]))
+    assert not model.correct(outputs, spans + torch.tensor([0, 1])).any()
+    assert not model.correct(outputs, spans + torch.tensor([1, 0])).any()
     assert (start[padding] == -math.inf).all() and start[~padding].isfinite().all()
 
-    r = perturbation(span_loss(outputs, starts, ends), embedded, ~padding, 1.0)
+    r = perturbation(model.loss(outputs, spans), embedded, ~padding, 1.0)
     both = [torch.autograd.grad(F.cross_entropy(output, target), embedded, retain_graph=True)[0]
-            for output, target in zip(outputs, (starts, ends))]
+            for output, target in zip(outputs, spans.T)]
     torch.testing.assert_close(r, normalize_per_sequence(sum(both)), rtol=1e-3, atol=1e-5)
     assert (r[padding] == 0).all()
+
+
+# ------------------------------------------------------------------------------ the posted code
+
+def posted(model, parameters):
+    _, loss_of = parts(model)
+    optimizer = torch.optim.SGD(parameters, 0.1)
+    return posted_loss(lambda: model(model.embed(TOKENS), LENGTHS), model.embedding, loss_of,
+                       optimizer, 0.7)
+
+
+def test_the_posted_code_moves_every_occurrence_of_a_word_by_epsilon():
+    """Its loss and gradients are those at the table and at the table with normalized rows of g."""
+    model = classifier()
+    forward, loss_of = parts(model)
+    table, g = model.embedding.weight.detach().clone(), table_gradient(model)
+    total, loss = posted(model, model.parameters())
+    assert torch.equal(model.embedding.weight, table) and not model.embedding.training
+    total.backward()
+    # The gradients of F(x) that the posted code computes first are not cleared inside it.
+    found = [p.grad - 2 * first for p, first in zip(
+        model.parameters(), gradients(loss_of(forward(model.embed(TOKENS))), model))]
+    moved = classifier()
+    with torch.no_grad():
+        moved.embedding.weight += 0.7 * F.normalize(g, dim=1)
+    forward, loss_of = parts(moved)
+    adversarial = loss_of(forward(moved.embed(TOKENS)))
+    assert total.item() == pytest.approx(loss.item() + adversarial.item())
+    assert close(found, gradients(adversarial, moved))
+
+
+def test_the_posted_code_never_clears_the_gradient_of_a_table_that_is_not_trained():
+    model = classifier()
+    others = [p for p in model.parameters() if p is not model.embedding.weight]
+    first = table_gradient(model)
+    for k in (1, 2, 3):
+        posted(model, others)
+        torch.testing.assert_close(model.embedding.weight.grad, k * first)
+    posted(model, model.parameters())
+    torch.testing.assert_close(model.embedding.weight.grad, first)
 
 
 # --------------------------------------------------------------------------------- the mistakes

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 from companions.embeddings import experiment, texts
-from companions.embeddings.models import TextLSTM
+from companions.embeddings.models import SpanLSTM, TextLSTM, load_model
 from companions.embeddings.texts import Data
-from tests.companions.embeddings.test_texts import labelled_texts
+from support.checkpoints import load_checkpoint
+from tests.companions.embeddings.test_texts import labelled_spans, labelled_texts
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.usefixtures('no_processes')
 QUICK = {**experiment.SETTINGS, 'epochs': 3, 'hidden_size': 8, 'batch_size': 20}
@@ -40,13 +43,13 @@ def without_times(record):
 
 def test_training_at_epsilon_zero_is_plain_training_bit_for_bit(problem):
     def fit(method, epsilon):
-        return experiment.fit(problem, 'word2vec', method, epsilon, 0, QUICK)
+        return experiment.fit(problem, 'word2vec', method, epsilon, 0, QUICK)['record']
 
     plain, zero, same = fit('plain', 0.0), fit('adversarial', 0.0), fit('plain', 5.0)
-    other, noise = fit('adversarial', 1.0), fit('random', 1.0)
+    other, noise, posted = (fit(name, 1.0) for name in ('adversarial', 'random', 'posted'))
     for key in ('vectors', 'seed', 'loss', 'accuracy'):
         assert plain[key] == zero[key] == same[key]
-    assert plain['loss'] != other['loss'] != noise['loss'] != plain['loss']
+    assert len({str(each['loss']) for each in (plain, other, noise, posted)}) == 4
     assert len(plain['accuracy']) == len(experiment.NORMS) and plain['loss'][-1] < plain['loss'][0]
 
 
@@ -57,8 +60,8 @@ def test_dropout_is_on_in_training_and_off_in_evaluation_and_seeds_differ(proble
     monkeypatch.setattr(TextLSTM, 'forward',
                         lambda self, *args: modes.append(self.training) or forward(self, *args))
     settings = {**QUICK, 'epochs': 1}
-    first, other = (experiment.fit(problem, 'scratch', 'adversarial', 1.0, seed, settings)
-                    for seed in (0, 1))
+    first, other = (experiment.fit(problem, 'scratch', 'adversarial', 1.0, seed,
+                                   settings)['record'] for seed in (0, 1))
     assert tokens[0] != tokens[len(tokens) // 2]  # other minibatches
     passes = 2 * 3  # F(e) and F(e + r) for three minibatches
     assert modes[:passes] == [True] * passes and modes[passes:passes + 5] == [False] * 5
@@ -71,17 +74,22 @@ def test_a_loss_that_is_not_finite_is_named_in_either_term(problem):
         experiment.fit(problem, 'frozen', 'adversarial', 1e300, 0, settings)
 
 
-def test_only_a_frozen_table_stays_and_where_vectors_come_from(problem, monkeypatch):
+@pytest.mark.parametrize('method', ['adversarial', 'posted'])
+def test_only_a_frozen_table_stays_and_where_vectors_come_from(method, problem, monkeypatch):
     models = []
     monkeypatch.setattr(experiment, 'accuracy',
                         lambda model, data, norms: models.append(model) or [0.0])
     for vectors in experiment.VECTORS:
         for settings in ({**QUICK, 'epochs': 0}, QUICK):
-            experiment.fit(problem, vectors, 'adversarial', 1.0, 0, settings)
+            experiment.fit(problem, vectors, method, 1.0, 0, settings)
     tables = [model.embedding.weight for model in models]
-    same = [torch.equal(table, problem.table) for table in tables]
+    start = experiment.NormalizedEmbedding(problem.table, problem.counts)
+    start = start.normalized() if method == 'posted' else problem.table
+    same = [torch.equal(table, start) for table in tables]
     assert same == [False, False, True, False, True, True]
     assert not torch.equal(tables[0], tables[1])
+    other = models[-1].lstm.weight_ih_l0, models[-2].lstm.weight_ih_l0
+    assert not torch.equal(*other)
 
 
 def test_held_out_texts_are_not_trained_on(problem, monkeypatch):
@@ -90,7 +98,7 @@ def test_held_out_texts_are_not_trained_on(problem, monkeypatch):
                         lambda model, data, norms: seen.append((data, norms)) or [0.0])
     held_out, hidden = np.arange(60) % 3 == 0, copy.deepcopy(problem)
     hidden.train.tokens[held_out] = 2
-    a, b = (experiment.fit(which, 'scratch', 'plain', 0.0, 0, QUICK, held_out)
+    a, b = (experiment.fit(which, 'scratch', 'plain', 0.0, 0, QUICK, held_out)['record']
             for which in (problem, hidden))
     assert a['loss'] == b['loss'] and seen[0][1] == (0.0,)
     assert torch.equal(seen[0][0].tokens, problem.train.tokens[::3])
@@ -103,6 +111,8 @@ def test_accuracy_falls_with_the_norm_of_the_perturbation():
 
         def forward(self, embedded, lengths):
             return torch.stack([0 * embedded[:, 0, 0], embedded[:, 0, 0]], 1)
+
+        loss, correct = TextLSTM.loss, TextLSTM.correct
 
     tokens, labels = torch.tensor([[1], [2], [3], [4]]), torch.tensor([1, 1, 1, 0])
     data = Data(tokens, torch.ones(4).long(), labels)
@@ -137,6 +147,52 @@ def test_two_dry_runs_give_the_same(tmp_path, capsys):
     assert list(map(without_times, results[0])) == list(map(without_times, results[1]))
 
 
+def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeypatch, capsys):
+    """And is not trained again by the program."""
+    arguments = ('word2vec', '--dry-run', '--tsv', write_texts(tmp_path / 'texts.tsv'),
+                 '--output-dir', tmp_path)
+    run_experiment(*arguments)
+    results = json.loads((tmp_path / 'plots' / 'embeddings.json').read_text())
+    page = (ROOT / 'companions' / 'embeddings' / 'page.md').read_text(encoding='utf-8')
+    code, = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
+    path = 'checkpoints/companions/embeddings_word2vec_adversarial_seed0.pt'
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert path in code and capsys.readouterr().out.splitlines()[-1] in results['classes']
+    checkpoint, model = names['checkpoint'], names['model']
+    assert checkpoint['record'] in results['runs'] and not model.training
+    problem = texts.make_problem(experiment.corpus.labelled_file(tmp_path / 'texts.tsv', 30),
+                                 200, 100, 2, 8, 1)
+    assert checkpoint['words'] == problem.words
+    assert experiment.accuracy(model, problem.test, experiment.NORMS) == (
+        checkpoint['record']['accuracy'])
+    posted = load_checkpoint(tmp_path / path.replace('adversarial', 'posted'))
+    assert experiment.accuracy(load_model(posted), problem.test, experiment.NORMS) == (
+        posted['record']['accuracy'])
+    assert posted['record']['epsilon'] == 5
+
+    def train_again(**_):
+        raise ValueError('trained again')
+
+    monkeypatch.setattr(experiment, 'fit', train_again)
+    run_experiment(*arguments)
+    assert json.loads((tmp_path / 'plots' / 'embeddings.json').read_text()) == results
+    with pytest.raises(ValueError, match='trained again'):
+        run_experiment(*arguments, '--epsilon', 2)
+
+
+def test_spans_are_found_by_the_same_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment.corpus, 'parameter_spans', lambda *_: labelled_spans())
+    for more in ((), ('--tune',)):
+        run_experiment('frozen', '--task', 'spans', '--dry-run', '--output-dir', tmp_path, *more)
+    assert 'some spans: 200 training and 100 test texts of spans' in capsys.readouterr().out
+    runs = [json.loads((tmp_path / 'plots' / f'{name}.json').read_text())['runs']
+            for name in ('embeddings_spans', 'tune_embeddings_spans')]
+    assert [r['method'] for r in runs[0]] == [*experiment.METHODS] and len(runs[1]) == 10
+    path = tmp_path / 'checkpoints' / 'companions' / 'embeddings_spans_frozen_plain_seed0.pt'
+    assert isinstance(load_model(load_checkpoint(path)), SpanLSTM)
+
+
 def test_a_dry_run_of_tuning(tmp_path, capsys):
     path = write_texts(tmp_path / 'texts.tsv')
     run_experiment('frozen', '--tune', '--dry-run', '--tsv', path, '--output-dir', tmp_path)
@@ -150,7 +206,7 @@ def test_a_dry_run_of_tuning(tmp_path, capsys):
 def test_the_table_pairs_by_seed():
     runs = [{'vectors': 'scratch', 'method': method, 'epsilon': 3.0, 'seed': seed, 'seconds': 1.0,
              'accuracy': [base + gain] + [0.1] * (len(experiment.NORMS) - 1)}
-            for method, gain in zip(experiment.METHODS, (0, 0.01, 0.02))
+            for method, gain in zip(experiment.METHODS[:3], (0, 0.01, 0.02))
             for seed, base in enumerate((0.5, 0.7))]
     *_, plain, noise, adversarial = experiment.results_table(runs).splitlines()
     assert '| 60.0 ± 14.1 |  |' in plain and '| +1.0 ± 0.0 |' in noise
@@ -188,6 +244,7 @@ def test_bad_input_is_one_sentence(content, arguments, words, tmp_path, monkeypa
 @pytest.mark.parametrize('arguments, words', [
     (['--epsilon', '-1'], 'argument --epsilon'), (['nothing'], 'invalid choice'),
     (['--folds', '1'], 'a whole number above 1'),
+    (['--task', 'spans', '--tsv', 'a.tsv'], 'argument --tsv: not with --task spans'),
     (['--max-length', '4'], 'argument --max-length: expected at least 5')])
 def test_bad_arguments_are_refused(arguments, words, capsys):
     with pytest.raises(SystemExit) as end:

@@ -19,6 +19,15 @@ def labelled_texts(count=90, classes=3):
     return corpus.Labelled('some texts', sentences, labels, '0' * 64, {})
 
 
+def labelled_spans(count=300):
+    """Texts in which the words of the span are others than those around it."""
+    generator = np.random.default_rng(0)
+    spans = [tuple(sorted(pair)) for pair in generator.integers(8, size=(count, 2)).tolist()]
+    sentences = [tuple(f'{"inside" if first <= k <= last else "around"}{generator.integers(9)}'
+                       for k in range(8)) for first, last in spans]
+    return corpus.Labelled('some spans', sentences, spans, '0' * 64, {})
+
+
 def write_library(folder, *sentences):
     folder.mkdir()
     (folder / '__init__.py').write_text('"""' + '.\n'.join(sentences) + '."""')
@@ -39,6 +48,73 @@ def test_docstrings_with_their_library(tmp_path, monkeypatch):
     assert set(found.sources) == {'numpy', 'scipy', 'torch'} and found.name == 'docstrings'
     both = corpus.docstrings(libraries=('one', 'two')).sentences
     assert 'both have this'.split() in both
+
+
+def test_descriptions_of_parameters_and_where_they_stand(tmp_path, monkeypatch):
+    (tmp_path / 'one').mkdir()
+    texts = ("""Add things up.
+
+Parameters
+----------
+n_things, weights : array like
+    What to add,
+    e.g. 3 numbers.
+
+    .. versionadded:: 1.2
+       Or so.
+axis : int
+    Along which.
+
+Returns
+-------
+total : float
+""", 'No parameters.', """Again.
+
+Parameters
+----------
+other : list
+    What to add, e.g. numbers.
+""", """Empty.
+
+Parameters
+----------
+a : int
+b : int
+    Along it.
+""", """Short.
+
+Parameters
+----------
+a : int
+    One two three four five six seven eight.
+""")
+    functions = [f'def f{k}():\n    r\'\'\'{text}\'\'\'\n' for k, text in enumerate(texts)]
+    (tmp_path / 'one' / '__init__.py').write_text('\n'.join(functions))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(corpus, 'LIBRARIES', {'one': 'numpy'})
+    found = corpus.parameter_spans(libraries=('one',), max_length=11)
+    words, = found.sentences
+    assert ' '.join(words) == 'add things up parameters weights array like what to add numbers'
+    assert found.labels == [(7, 10)] and words[7:11] == ('what', 'to', 'add', 'numbers')
+    longer = corpus.parameter_spans(libraries=('one',))
+    assert longer.labels == [(7, 10), (4, 11)]
+    assert ' '.join(longer.sentences[0]).endswith('axis int along which returns total float')
+    assert len(longer.sha256) == 64 and longer.sha256 != found.sha256
+    (tmp_path / 'one' / '__init__.py').write_text('"""Nothing."""')
+    with pytest.raises(ValueError, match='docstrings: no parameter is described, expected a sec'):
+        corpus.parameter_spans(libraries=('one',))
+
+
+def test_a_problem_of_spans(monkeypatch):
+    monkeypatch.setattr(texts.word2vec, 'run_alone', lambda function, text, **_: (
+        np.zeros((len(text.words), 3), np.float32), None))
+    labelled = labelled_spans()
+    problem = texts.make_problem(labelled, 200, 100, 1, 3, 1)
+    assert problem.class_names is None and problem.train.labels.shape == (200, 2)
+    assert problem.test.labels.shape == (100, 2) and problem.test.labels.dtype == torch.int64
+    for tokens, (first, last) in zip(problem.train.tokens, problem.train.labels.tolist()):
+        inside = [problem.words[row - 2].startswith('inside') for row in tokens.tolist()]
+        assert inside == [first <= k <= last for k in range(8)]
 
 
 def test_a_file_of_labels_and_texts(tmp_path):

@@ -73,10 +73,16 @@ def iterated(model, input, labels, epsilon, steps=10, *, radius=None, norm=None,
     return x
 
 
+def cross_entropy(logits, classes):
+    """Return the cross-entropy of each sample, [B]."""
+    return F.cross_entropy(logits, classes, reduction='none')
+
+
 def pgd(model, input, labels, epsilon, steps=20, step_size=None, *, norm=math.inf, mask=None,
-        valid_range=None, generator=None, stop=True):
+        valid_range=None, generator=None, stop=True, loss=cross_entropy):
     """Projected gradient ascent on the loss of the true class (Madry et al., arXiv:1706.06083).
 
+    `loss` maps float64 logits [B, C] and `labels` to values [B]; stronger.py has another one.
     The whole perturbation stays within `epsilon`; `step_size` is 2.5 epsilon / steps by default.
     With `generator` it starts at a random distance in a random direction. `stop` ends the steps of
     a sample once it is misclassified; one that is misclassified from the start does not change.
@@ -91,7 +97,7 @@ def pgd(model, input, labels, epsilon, steps=20, step_size=None, *, norm=math.in
         if stop:
             x = update_if_correct(input, x, input_gradient(model, input, labels)[1], labels)
     for _ in range(steps):
-        g, logits = input_gradient(model, x, labels)
+        g, logits = input_gradient(model, x, labels, loss)
         step = step_size * step_direction(g, norm, mask)
         new = project(x + step, input, mask, valid_range, norm, epsilon)
         x = update_if_correct(x, new, logits, labels) if stop else new
@@ -137,15 +143,15 @@ def least_likely(model, input):
         return model(input).argmin(1)
 
 
-def input_gradient(model, input, classes):
-    """Return the gradient of each sample's cross-entropy for `classes`, and the logits [B, C]."""
+def input_gradient(model, input, classes, loss=cross_entropy):
+    """Return the gradient of each sample's loss for `classes`, and the logits [B, C]."""
     x = input.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x)
         # float64: in float32 the probability p of a confident sample's class rounds to 1, and the
         # gradient p − 1 of its logit to 0.
-        loss = F.cross_entropy(logits.double(), classes, reduction='sum')
-    return torch.autograd.grad(loss, x)[0], logits.detach()
+        total = loss(logits.double(), classes).sum()
+    return torch.autograd.grad(total, x)[0], logits.detach()
 
 
 def step_direction(g, norm, mask):

@@ -62,7 +62,7 @@ def main(args):
     for name, parts in FILES.items():
         train, test = (windows_of(recordings, subjects) for subjects in parts)
         write(args.folder / name, mat_content(
-            train, test, f'shoulder exercises ({name}, seglearn), written by data/from_seglearn.py'))
+            train, test, 'shoulder exercises (seglearn), written by data/from_seglearn.py'))
         print(f'{args.folder / name}: {len(train[0])} training and {len(test[0])} test sequences')
 
 

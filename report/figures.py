@@ -5,8 +5,8 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from report.analysis import (Setting, accuracy, column, group, load, placement_effects, spikes,
-                             sweep_effects, sweep_settings, variants)
+from report.analysis import (Setting, accuracy, column, group, load, placement_effects,
+                             primary_effects, spikes, sweep_effects, sweep_settings, variants)
 from support.figures import METHOD, plot_runs, save_figure
 from support.options import ASSIGNMENT_EPOCHS, ASSIGNMENT_EPSILONS, CHOSEN_EPSILON, PREFIX
 from support.statistics import Effect
@@ -38,8 +38,9 @@ def plot_overview(path):
             ax.errorbar(x, effect.mean, effect.mean - effect.low, fmt='o', color=color, capsize=3,
                         markerfacecolor=color if setting.epsilon == chosen else 'white')
             labels.append((f'{setting.epsilon:g}' if x else 'base') + f'\n{effect.mean:.1f}')
-        control = np.mean(list(accuracy(Setting(mode)).values()))
-        ax.axhline(control, color='0.5', linestyle='--', linewidth=1)
+            if x and not setting.epsilon:  # the control of those to its right, after as many epochs
+                compared = sum(s.epochs == setting.epochs for s in sweep_settings(mode))
+                ax.plot((x, x + compared - 1), 2 * [effect.mean], '--', color='0.5', linewidth=1)
         ax.set(xlabel='ε (0: control; filled: chosen) and mean accuracy',
                title=f'{mode}, {epochs} epochs' + (' (last two: 100)' if epochs < 100 else ''))
         ax.set_xticks(range(len(labels)), labels)
@@ -65,20 +66,24 @@ def plot_epsilon(path):
         effects = {e.setting.epsilon: (e.mean, e.mean - e.low)
                    for e in sweep_effects(mode) if e.setting.epochs == epochs}
         draw_by_epsilon(ax, effects, fmt='ko-',
-                        label="test, UCI's 370: mean and 95 % interval over seeds")
+                        label="test, UCI's 370, epochs of the title: mean and 95 % interval")
+        if epochs < 100:
+            e = primary_effects()[mode]
+            draw_by_epsilon(ax, {chosen: (e.mean, e.mean - e.low)}, fmt='D', color='tab:red',
+                            label='the same after 100 epochs')
         folds = group(f'tune_{PREFIX[mode]}', 'epsilon')
         gains = {epsilon: 100 * (column(runs, 'accuracy') - column(folds[0], 'accuracy'))
                  for epsilon, runs in folds.items() if epsilon}
         draw_by_epsilon(ax, {epsilon: (x.mean(), x.std(ddof=1) / math.sqrt(len(x)))
                              for epsilon, x in gains.items()},
                         fmt='s:', color='tab:blue', markerfacecolor='white',
-                        label='cross-validation in the training set, 100 epochs: mean and standard error')
+                        label='cross-validation, 100 epochs: mean and standard error')
         ax.axhline(0, color='grey', linewidth=0.8)
         ax.axvline(chosen, color='tab:red', linestyle='--', linewidth=1,
                    label='chosen by cross-validation')
         ax.set_title(f'{mode}, {epochs} epochs')
     panels[0].set_ylabel('accuracy minus that at ε = 0 (points)')
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center')
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=2)
     save_figure(path, figure)
 
 
@@ -108,8 +113,9 @@ def plot_placements(path):
         if y and y % len(variants()) == 0:
             ax.axhline(y - 0.5, color='grey', linewidth=0.8)
     ax.set_yticks(range(len(effects)), [e.label for e in effects])
-    ax.set(ylim=(len(effects) - 0.5, -0.5), xlabel="difference on UCI's 370 (points), 95 % interval\n"
-                                                   'filled: significant (corrected p < 0.05)')
+    ax.set(ylim=(len(effects) - 0.5, -0.5),
+           xlabel="difference on UCI's 370 (points), 95 % interval\n"
+                  'filled: significant (corrected p < 0.05)')
     ax.grid(alpha=0.3, axis='x')
     save_figure(path, figure)
 

@@ -1,6 +1,6 @@
 """Train and measure what the report is made of: everything but its text and figures (write.py).
 
-    python -m report.measure                     # all parts, about two hours on two cores
+    python -m report.measure                     # all parts, about three hours on two cores
     python -m report.measure sweep uci           # or only some of them: the functions in PARTS
 
 Results are written to report/results/, checkpoints to checkpoints/report/, from where sweep, tune

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from report.analysis import (LAST_WEIGHTS, UNCHANGED, Setting, accuracy, alternative_effects,
-                             column, cure_effects, group, load, placement_effects, primary_effects,
-                             secondary_effects, spike_stretch, spikes, sweep_effects,
-                             sweep_settings, variants)
+from report.analysis import (LAST_WEIGHTS, TESTED_AS_LSTM, UNCHANGED, Setting, accuracy,
+                             alternative_effects, column, cure_effects, group, load,
+                             placement_effects, primary_effects, secondary_effects, spike_stretch,
+                             spikes, sweep_effects, sweep_settings, variants)
 from report.figures import write_figures
 from support.figures import markdown_table, mean_std, results_table
 from support.options import CHOSEN_EPSILON
@@ -34,7 +34,8 @@ def accuracy_table(settings):
     """Tabulate the accuracies of Settings on the three test sets, by the averaged weights."""
     rows = []
     for setting in settings:
-        values = [accuracy(setting, *key) for key in (('test',), ('unseen',), ('uci',), ('uci', False))]
+        values = [*(accuracy(setting, test) for test in ('test', 'unseen', 'uci')),
+                  accuracy(setting, averaged=False)]
         rows.append([setting.variant or setting.mode.replace('plain', 'base'),
                      f'{setting.epsilon:g}', setting.epochs, len(setting.runs),
                      *(mean_std(as_fractions(x), of=len(setting.runs)) for x in values)])
@@ -77,17 +78,19 @@ def primary_table():
 
 def alternatives_table():
     """Tabulate the accuracy on UCI's 370 of the alternatives, the methods and their controls."""
-    settings = [setting for mode, epsilon in CHOSEN_EPSILON.items()
-                for setting in (Setting(mode), Setting(mode, epsilon))]
+    settings = [Setting(mode, epsilon) for mode, chosen in CHOSEN_EPSILON.items()
+                for epsilon in (0.0, chosen)]
     settings += [Setting(*key) for key in group('alternatives', 'mode', 'epsilon')]
-    return markdown_table(["", 'ε', "UCI's 370 (%)", "UCI's 370, last weights (%)"], [
-        [setting.mode + ('' if setting.epsilon else ' control'), f'{setting.epsilon:g}',
-         *(mean_std(as_fractions(accuracy(setting, averaged=averaged))) for averaged in (True, False))]
-        for setting in settings])
+    epsilons = {'augmentation': '', 'annealed': '{:g} → 0', TESTED_AS_LSTM: '{:g}, in testing 0'}
+    return markdown_table(['', 'ε', "UCI's 370 (%)", "UCI's 370, last weights (%)"], [
+        [setting.mode if setting.epsilon else f'{setting.mode}, control',
+         epsilons.get(setting.mode, '{:g}').format(setting.epsilon),
+         *(mean_std(as_fractions(accuracy(setting, averaged=averaged)))
+           for averaged in (True, False))] for setting in settings])
 
 
 def effect_range(effects, beginning, word, excluded):
-    """Return the extreme means of the effects whose label begins so and has one word, not the other."""
+    """Return the extreme means of effects whose label begins so, has `word`, not `excluded`."""
     means = [e.mean for label, e in effects.items()
              if label.startswith(beginning) and word in label and excluded not in label]
     return f'{min(means):+.1f} to {max(means):+.1f}'
@@ -148,25 +151,27 @@ def names():
     plain = Setting('plain')
     best_epoch = {seed: 100 * max(run['history']['test_accuracy'])
                   for seed, run in plain.runs.items()}
-    seconds = {mode: sum(run['seconds'] for run in Setting(mode, epsilon).runs.values())
-               for mode, epsilon in CHOSEN_EPSILON.items()}
     folds, repeats = (load('tune_adv')['config'][key] for key in ('folds', 'repeats'))
     return {
         **{function.__name__: function for function in (
             Setting, load, accuracy, mean_difference, sweep_settings, sweep_effects,
-            alternative_effects, placement_effects, format_p, tuning_table, results_table, accuracy_table,
+            alternative_effects, placement_effects, format_p, tuning_table, results_table,
+            accuracy_table,
             placement_table, primary_table, effects_table, effect_range, alternatives_table,
             settings_table, search_table, averages_table, inside_table, spike_table)},
         'seeds': len(plain.runs), 'chosen': CHOSEN_EPSILON,
         'adv': primary_effects()['AdvLSTM'], 'prox': primary_effects()['ProxLSTM'],
         'secondary': secondary_effects(),
         'smallest_prox': min(e.mean for e in sweep_effects('ProxLSTM') if e.setting.epsilon > 0.1),
-        'control_change': mean_difference(accuracy(Setting('AdvLSTM')), accuracy(plain)),
+        'control_change': {mode: mean_difference(accuracy(Setting(mode)), accuracy(plain))
+                           for mode in CHOSEN_EPSILON},
+        'largest_ratio': max(e.last.deviation / e.deviation for e in sweep_effects('ProxLSTM')),
+        'at_200': {cure: 100 * np.mean([run['accuracy'][199] for run in x.runs])
+                   for cure, x in spikes().items()},
         'cures': cure_effects(), 'spikes': spikes(), 'stretch': spike_stretch(),
         'leak': mean_difference(accuracy(plain, 'test'), accuracy(plain, 'unseen')),
         'best_epoch': mean_std(as_fractions(best_epoch)),
         'best_epoch_gain': mean_difference(best_epoch, accuracy(plain, 'test', averaged=False)),
-        'time_ratio': seconds['AdvLSTM'] / seconds['ProxLSTM'],
         'fold_factor': math.sqrt(1 + folds * repeats / (folds - 1)),  # Nadeau and Bengio (2003)
         'leading': {epsilon: 1 - 1 / (1 + epsilon * column(runs, 'lambda_max').mean())
                     for epsilon, runs in group('inside', 'epsilon').items()},

@@ -164,8 +164,9 @@ def results_table(runs):
         rows.append((name, '' if mode == 'plain' else f'{epsilon:g}', epochs,
                      mean_std(final, of=len(group)), '' if None in unseen else mean_std(unseen),
                      mean_std(averaged), difference))
-    return markdown_table(('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
-                           'averaged weights, all test (%)', 'averaged, minus ε = 0 (points)'), rows)
+    header = ('model', 'ε', 'epochs', 'all test (%)', 'not in training (%)',
+              'averaged weights, all test (%)', 'averaged, minus ε = 0 (points)')
+    return markdown_table(header, rows)
 
 
 def finished_histories(group):

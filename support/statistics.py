@@ -13,8 +13,8 @@ class Effect:
     `with_it` and `without` [seeds] are in per cent; a seed that is NaN in either (its run diverged)
     is left out. `difference` holds the pairs; it and `mean`, `deviation` (standard), `low`, `high`
     (95 % interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's signed-rank
-    test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises ValueError with fewer
-    than two pairs.
+    test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises ValueError with
+    fewer than two pairs.
     """
 
     def __init__(self, label, with_it, without):

@@ -33,8 +33,10 @@ def tune(train, args, train_set):
                 for epsilon in args.grid for k in range(len(folds))]
         entries = sweep.train(runs, mode)
     records = [{'mode': mode, 'epsilon': run.epsilon, 'repeat': run.fold // args.folds,
-                'fold': run.fold % args.folds, 'accuracy': None if entry['diverged'] is not None
-                else entry['history']['averaged_test_accuracy'][-1]} for run, entry in zip(runs, entries)]
+                'fold': run.fold % args.folds,
+                'accuracy': None if entry['diverged'] is not None
+                else entry['history']['averaged_test_accuracy'][-1]}
+               for run, entry in zip(runs, entries)]
     plots = args.output_dir / 'plots'
     write_json(plots / f'tune_{args.tune}.json', {'config': config_of(args)}, records)
     plot_tuning(plots / f'tune_{args.tune}.png', mode, records)

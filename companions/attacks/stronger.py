@@ -4,7 +4,7 @@
     perturbed = ddn(model, x, labels, mask=mask)                  # the smallest perturbation
     perturbed = square(model, x, labels, 0.5, mask=mask, generator=generator)      # no gradient
 
-Arguments and results are those of attacks.py. `x` is [B, T, F] for `square`, of any shape otherwise.
+Arguments and results are those of attacks.py. `x` is [B, T, F] for `square`, else of any shape.
 """
 
 import math

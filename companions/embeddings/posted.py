@@ -1,4 +1,4 @@
-"""The training step of the question as it was posted, to compare with; README.md lists its mistakes."""
+"""The training step of the question as it was posted; README.md lists its mistakes."""
 
 from torch.nn import functional as F
 

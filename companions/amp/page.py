@@ -34,9 +34,9 @@ def describe_images():
         return {steps: np.mean([x[:, -1] if x.ndim == 2 else x for x in values])
                 for steps, values in found.items()}
 
-    significant = ', '.join(f'{effect.mean:+.1f} points with {optimizer}, N = {steps}, labels {labels}'
-                            for (labels, optimizer, steps), effect in effects.items()
-                            if effect.p_holm < 0.05)
+    significant = ', '.join(
+        f'{effect.mean:+.1f} points with {optimizer}, N = {steps}, labels {labels}'
+        for (labels, optimizer, steps), effect in effects.items() if effect.p_holm < 0.05)
     return {**content, 'seeds': len({r['seed'] for r in records}),
             'effects': list(effects.values()), 'significant': significant or 'none',
             'comparison': images.comparison_table(records), 'learning_rates': lr_table,

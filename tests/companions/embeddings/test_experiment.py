@@ -182,6 +182,7 @@ def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeyp
 
 
 def test_spans_are_found_by_the_same_program(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('sklearn')
     monkeypatch.setattr(experiment.corpus, 'parameter_spans', lambda *_: labelled_spans())
     for more in ((), ('--tune',)):
         run_experiment('frozen', '--task', 'spans', '--dry-run', '--output-dir', tmp_path, *more)

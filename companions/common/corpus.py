@@ -1,4 +1,4 @@
-"""English texts to train on: docstrings of installed libraries, a text file, or a treebank.
+"""English texts to train on: the Bible, docstrings of libraries, a text file, or a treebank.
 
 Text is lowercased. A sentence has at least two words and ends at . ? ! : or ; before white space or
 at a blank line (in a treebank or a labelled file, at the end of the line). Words are letters with
@@ -20,6 +20,7 @@ import joblib
 
 LIBRARIES = {'python': None, 'numpy': 'numpy', 'scipy': 'scipy', 'torch': 'torch',
              'matplotlib': 'matplotlib', 'sklearn': 'scikit-learn'}  # module: distribution
+TRANSLATIONS = {'asv': 'American Standard Version', 'kjv': 'King James Version'}
 # Words, or parts of words with a hyphen or an apostrophe, that give the library away:
 NAMES = set('python cpython numpy np scipy torch pytorch aten matplotlib mpl pyplot plt sklearn '
             'scikit'.split())
@@ -57,6 +58,24 @@ def docstrings(max_words=None, jobs=1, libraries=tuple(LIBRARIES)):
     found, versions = read_docstrings(libraries, jobs)
     different = dict.fromkeys(words for group in found.values() for words in group)
     return make_corpus('docstrings', subsample(list(map(list, different)), max_words), versions)
+
+
+def bible(translation='asv', max_words=None):
+    """Read the Bible in a translation of TRANSLATIONS; a Corpus with each different sentence once.
+
+    Its package holds the text as one string between triple quotes, which is read without importing
+    the package. Raises ValueError if it is not installed.
+    """
+    name, package = TRANSLATIONS[translation], f'pythonbible-{translation}'
+    spec = importlib.util.find_spec(package.replace('-', '_'))
+    if spec is None:
+        raise ValueError(f'the {name} of the Bible needs the package {package}: '
+                         'python -m pip install -r requirements-extra.txt')
+    path = Path(spec.origin).with_name('plain_text_readers_bible.py')
+    _, text, _ = path.read_text(encoding='utf-8').split('"""')
+    different = dict.fromkeys(map(tuple, split(text)))
+    return make_corpus(f'Bible, {name}', subsample(list(map(list, different)), max_words),
+                       {package: importlib.metadata.version(package)})
 
 
 def labelled_docstrings(jobs=1, libraries=tuple(LIBRARIES), min_length=2, max_length=MAX_SENTENCE):

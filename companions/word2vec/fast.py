@@ -1,8 +1,8 @@
 """word2vec with negative sampling on a corpus: the gradients of `by_hand` in matrix products.
 
-    text = text_of(docstrings().sentences)
+    text = text_of(bible().sentences)
     inputs, outputs = train(text, 'skip-gram', seed=0)
-    inputs[text.index['matrix']]
+    inputs[text.index['king']]
 """
 
 import time

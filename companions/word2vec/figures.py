@@ -7,7 +7,8 @@ from companions.word2vec.vectors import find_nearest, normalize_rows
 from support.figures import draw_band, markdown_table, mean_std, save_figure
 
 QUERIES = ('matrix file plot probability thread integer error gradient film actor story music king '
-           'good').split()
+           'priest mother bread sword river wisdom lion').split()
+COLORS = {'SkipGram': 'C0', 'CBOW': 'C1', 'SkipGram joint': 'C2'}
 
 
 def select(records, job, method=None):
@@ -19,8 +20,8 @@ def methods(records):
 
 
 def query_words(text, count=8):
-    """Return words to show: those of QUERIES, then the most frequent of four letters or more."""
-    known = [word for word in QUERIES if word in text.index]
+    """Return words to show: the most frequent of QUERIES, then of all of four letters or more."""
+    known = [word for word in text.words if word in QUERIES]
     frequent = [word for word in text.words if len(word) > 3]
     return list(dict.fromkeys(known + frequent + text.words))[:count]
 
@@ -76,31 +77,43 @@ def place_labels(points, labels, size):
     return np.array(offsets)
 
 
-def plot_results(path, records):
-    """Draw MRR against the word's count, and the predictors' accuracy with its upper bounds."""
-    figure = Figure(figsize=(11, 4.4), layout='constrained')
-    left, right = figure.subplots(1, 2)
-    finite = [record for record in select(records, 'vectors') if record['by_count']]
-    for k, method in enumerate(methods(finite)):
-        y = np.array([[row[3] for row in run['by_count']]
-                      for run in select(finite, 'vectors', method)])
-        draw_band(left, 100 * y, method, {'color': f'C{k}', 'marker': 'o'})
-    if finite:
-        names = [count_range(row) for row in finite[0]['by_count']]
-        left.set_xticks(range(1, 1 + len(names)), names)
-        left.legend()
-    left.set(title='Word vectors: rank of the other form of a word', ylim=(0, None),
-             xlabel='count of the rarer form', ylabel='mean reciprocal rank (%)')
-    ceilings, = select(records, 'ceilings')
-    for k, (name, highest) in enumerate(ceilings['small'].items()):
-        y = np.array([record['accuracy'] for record in select(records, 'accuracy', name)])
-        draw_band(right, 100 * y, name, {'color': f'C{k}'})
-        right.axhline(100 * highest, color=f'C{k}', linestyle=':', label=f'{name}: upper bound')
-    right.legend()
-    right.set(title='Predictors: accuracy on their training windows', xlabel='epoch',
-              ylabel='accuracy (%)', ylim=(0, 102))
-    for ax in (left, right):
+def plot_forms(path, panels):
+    """Draw the MRR of the vectors against the word's count; panels: {title: records}."""
+    figure = Figure(figsize=(1 + 5 * len(panels), 4.2), layout='constrained')
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (title, records) in zip(axes, panels.items()):
+        finite = [record for record in select(records, 'vectors') if record['by_count']]
+        for k, method in enumerate(methods(finite)):
+            y = np.array([[row[3] for row in run['by_count']]
+                          for run in select(finite, 'vectors', method)])
+            draw_band(ax, 100 * y, method, {'color': f'C{k}', 'marker': 'o'})
+        if finite:
+            names = [count_range(row) for row in finite[0]['by_count']]
+            ax.set_xticks(range(1, 1 + len(names)), names)
+            ax.legend()
+        ax.set(title=title, ylim=(0, None), xlabel='count of the rarer form')
         ax.grid(alpha=0.3)
+    axes[0].set_ylabel('rank of the other form of a word:\nmean reciprocal rank (%)')
+    save_figure(path, figure)
+
+
+def plot_predictors(path, records):
+    """Draw the predictors' loss and accuracy on their training windows, and their bounds."""
+    figure = Figure(figsize=(11, 4.6), layout='constrained')
+    bounds, = select(records, 'ceilings')
+    for ax, key, scale in zip(figure.subplots(1, 2), ('loss', 'accuracy'), (1, 100)):
+        for name, color in COLORS.items():
+            y = np.array([record[key] for record in select(records, 'accuracy', name)])
+            style = {'color': color, 'linestyle': '--' if name.endswith('joint') else '-'}
+            draw_band(ax, scale * y, name, style)
+        for name, bound in bounds[key].items():
+            ax.axhline(scale * bound, color=COLORS[name], linestyle=':')
+        ax.set(xlabel='epoch', ylim=(0, None))
+        ax.grid(alpha=0.3)
+    figure.axes[0].set(title='loss; dotted: lower bounds', ylabel='loss (nats per word)')
+    figure.axes[1].set(title='accuracy; dotted: upper bounds', ylabel='accuracy (%)',
+                       ylim=(0, 102))
+    figure.axes[1].legend()
     save_figure(path, figure)
 
 
@@ -132,13 +145,14 @@ def vector_table(records):
     for method in methods(records):
         runs = select(records, 'vectors', method)
         finite = [run for run in runs if run['by_count']]
-        rows.append([method, mean_of([run['mrr'] for run in runs]),
+        rows.append([method, f'{np.mean([run["seconds"] for run in runs]):.0f}',
+                     mean_of([run['mrr'] for run in runs]),
                      mean_std([run['top10'] for run in finite]),
                      mean_std([run['analogies'] for run in finite if run['analogies'] is not None]),
                      *(mean_std([run['by_count'][k][3] for run in finite])
                        for k in range(len(groups)))])
     columns = [f'count {count_range(row)} ({row[2]} pairs)' for row in groups]
-    return markdown_table(['vectors', 'MRR', 'in the top ten', 'analogies', *columns], rows)
+    return markdown_table(['vectors', 'seconds', 'MRR', 'in the top ten', 'analogies', *columns], rows)
 
 
 def bias_table(records):
@@ -159,7 +173,7 @@ def report(records):
     parts = [vector_table(records), bias_table(records)]
     parts += [f'{record["direction"]}: {len(record["pairs"])} of {record["of"]} pairs are in the '
               'vocabulary.' for record in select(records, 'bias')]
-    for name, highest in ceilings['small'].items():
+    for name, highest in ceilings['accuracy'].items():
         last = [record['accuracy'][-1] for record in select(records, 'accuracy', name)]
         parts.append(f'{name}: accuracy {mean_std(last)} % of at most {100 * highest:.1f} %.')
     parts += [f'{word}: {", ".join(near)}' for word, near in examples['neighbours'].items()]

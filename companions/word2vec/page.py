@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from companions.word2vec.figures import bias_table, plot_results, rate_table, select, vector_table
+from companions.word2vec.figures import bias_table, rate_table, select, vector_table
 from support.figures import mean_std
 from support.pages import load_results
 from support.statistics import Effect, correct
@@ -15,7 +15,7 @@ RESULTS = FOLDER / 'results'
 
 def names():
     """Return what page.md uses."""
-    results = load_results(RESULTS / 'word2vec.json')
+    results = load_results(RESULTS / 'word2vec_docstrings.json')
     records = results['runs']
 
     def mrr(method, k):
@@ -36,8 +36,4 @@ def names():
             'speed': np.median([record['ratio'] for record in select(records, 'speed')]),
             'bias': {record['direction']: record for record in select(records, 'bias')},
             'vector_table': vector_table(records), 'bias_table': bias_table(records),
-            'rate_table': rate_table(load_results(RESULTS / 'tune_word2vec.json')['runs'])}
-
-
-def draw_figures():
-    plot_results(RESULTS / 'word2vec.png', load_results(RESULTS / 'word2vec.json')['runs'])
+            'rate_table': rate_table(load_results(RESULTS / 'tune_word2vec_docstrings.json')['runs'])}

@@ -1,19 +1,31 @@
-"""SkipGram and CBOW as PyTorch modules, their accuracy, and the highest accuracy possible."""
+"""SkipGram and CBOW as PyTorch modules, their accuracy, and the best accuracy and loss possible."""
+
+import itertools
+import math
+import time
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from support.checkpoints import to_cpu
 from support.parallel import seeded
+
+WORDS = 'his', 'her', 'lion', 'lioness'  # whose cosines the assignment prints
 
 
 class SkipGram(nn.Module):
-    """Predict a window from its centre: embedding, linear, ReLU, linear, log-softmax."""
+    """Predict a window from its centre: embedding, linear, ReLU, linear, log-softmax.
 
-    def __init__(self, context_size, embedding_dim, vocab_size, hidden_size=128):
+    With `joint`, one softmax runs over the words of all places together, as in the assignment's
+    answer. The 2 context_size probabilities of a window then have a sum of at most 1, so that their
+    mean −log is at least log(2 context_size); the most probable word of each place is the same.
+    """
+
+    def __init__(self, context_size, embedding_dim, vocab_size, hidden_size=128, joint=False):
         super().__init__()
-        self.context_size = context_size
+        self.context_size, self.joint = context_size, joint
         self.embeddings = nn.Embedding(vocab_size, embedding_dim)
         self.linear1 = nn.Linear(embedding_dim, hidden_size)
         self.linear2 = nn.Linear(hidden_size, 2 * context_size * vocab_size)
@@ -21,7 +33,10 @@ class SkipGram(nn.Module):
     def forward(self, inputs):
         """Return log-probabilities [B, 2 context_size, vocab_size]; inputs: word numbers [B]."""
         x = F.relu(self.linear1(self.embeddings(inputs)))
-        return F.log_softmax(self.linear2(x).view(len(inputs), 2 * self.context_size, -1), dim=2)
+        shape = len(inputs), 2 * self.context_size, -1
+        if self.joint:
+            return F.log_softmax(self.linear2(x), dim=1).view(shape)
+        return F.log_softmax(self.linear2(x).view(shape), dim=2)
 
     def vector(self, row):
         """Return the embedding [embedding_dim] of word number `row`.
@@ -46,7 +61,8 @@ class CBOW(nn.Module):
         return F.log_softmax(self.linear2(x), dim=1)[:, None]
 
 
-PREDICTORS = {'SkipGram': SkipGram, 'CBOW': CBOW}
+PREDICTORS = {'SkipGram': (SkipGram, {}), 'SkipGram joint': (SkipGram, {'joint': True}),
+              'CBOW': (CBOW, {})}
 
 
 def windows(text, context_size):
@@ -96,23 +112,82 @@ def best_accuracy(groups, targets):
     return float(times[rank < k].sum() / (n * k))
 
 
-def fit(text, name, seed, epochs, context_size=2, embedding_dim=20, batch_size=128, rate=3e-3):
-    """Train SkipGram or CBOW with Adam; a record with the accuracy on its training windows."""
+def lowest_losses(centres, contexts):
+    """Return the lowest possible losses on these windows, for each of PREDICTORS.
+
+    They are the entropies of a word given the centre and its place, or given the context. The best
+    joint softmax gives a place 1 / k of the probability that its own softmax gives: log k more.
+    """
+    groups = np.unique(np.sort(contexts, 1), axis=0, return_inverse=True)[1].ravel()
+    loss = float(np.mean([conditional_entropy(centres, place) for place in contexts.T]))
+    return {'SkipGram': loss, 'SkipGram joint': loss + math.log(contexts.shape[1]),
+            'CBOW': conditional_entropy(groups, centres)}
+
+
+def conditional_entropy(groups, targets):
+    """Return the mean −log of the share of each of `targets` [n] in its group."""
+    events = groups * (1 + targets.max()) + targets
+    _, event, times = np.unique(events, return_inverse=True, return_counts=True)
+    return float(-np.log(times[event] / np.bincount(groups)[groups]).mean())
+
+
+def cosines(table, index):
+    """Return [[a, b, cosine], …] of all pairs of WORDS in `index`, word: row of `table` [V, d]."""
+    known = [word for word in WORDS if word in index]
+    return [[a, b, F.cosine_similarity(table[index[a]], table[index[b]], dim=0).item()]
+            for a, b in itertools.combinations(known, 2)]
+
+
+def predict_contexts(model, text, words):
+    """Return {word: the most probable word of each place around it} for those in `text`."""
+    known = [word for word in words if word in text.index]
+    with torch.no_grad():
+        rows = torch.tensor([text.index[word] for word in known], dtype=torch.long)
+        found = model(rows.to(model.embeddings.weight.device)).argmax(2).tolist()
+    return {word: [text.words[row] for row in rows] for word, rows in zip(known, found)}
+
+
+def fit(text, name, seed, epochs, context_size=2, embedding_dim=20, batch_size=128, rate=3e-3,
+        words=(), device='cpu'):
+    """Train one of PREDICTORS with Adam; return a checkpoint.
+
+    {'arguments': …, 'state_dict': on the CPU, 'words': the vocabulary, 'record': …}. The record has
+    the loss and the accuracy on the training windows of each epoch, seconds (of CPU time), cosines;
+    of SkipGram also the contexts predicted for `words`, before and after training.
+    """
     centres, contexts = map(torch.from_numpy, windows(text, context_size))
-    x, y = (centres, contexts) if name == 'SkipGram' else (contexts, centres[:, None])
-    losses, accuracies = [], []
-    with seeded(seed):
-        model = PREDICTORS[name](context_size, embedding_dim, len(text.words))
+    x, y = (contexts, centres[:, None]) if name == 'CBOW' else (centres, contexts)
+    kind, options = PREDICTORS[name]
+    arguments = {'context_size': context_size, 'embedding_dim': embedding_dim,
+                 'vocab_size': len(text.words), **options}
+    losses, accuracies, examples = [], [], []
+    start = time.process_time()
+    with seeded(seed, device):
+        model = kind(**arguments).to(device)
+        inputs, targets = x.to(device), y.to(device)
         optimizer = torch.optim.Adam(model.parameters(), rate)
+
+        def show():
+            examples.append({'cosines': cosines(model.embeddings.weight.detach(), text.index)})
+            if kind is SkipGram:
+                examples[-1]['contexts'] = predict_contexts(model, text, words)
+
+        show()
         for _ in range(epochs):
             losses.append(0.0)
-            for batch in torch.randperm(len(x)).split(batch_size):
+            for batch in torch.randperm(len(x)).to(device).split(batch_size):
                 optimizer.zero_grad()
-                loss = F.nll_loss(model(x[batch]).flatten(0, 1), y[batch].flatten())
+                loss = F.nll_loss(model(inputs[batch]).flatten(0, 1), targets[batch].flatten())
                 loss.backward()
                 optimizer.step()
                 losses[-1] += loss.item() * len(batch) / len(x)
             with torch.no_grad():
-                predicted = torch.cat([model(part).argmax(2) for part in x.split(batch_size)])
-            accuracies.append(matches(predicted.numpy(), y.numpy()).mean().item() / y.shape[1])
-    return {'job': 'accuracy', 'method': name, 'seed': seed, 'loss': losses, 'accuracy': accuracies}
+                predicted = torch.cat([model(part).argmax(2) for part in inputs.split(batch_size)])
+            right = matches(predicted.cpu().numpy(), y.numpy())
+            accuracies.append(right.mean().item() / y.shape[1])
+        show()
+    record = {'job': 'accuracy', 'method': name, 'seed': seed, 'loss': losses,
+              'accuracy': accuracies, 'seconds': time.process_time() - start,
+              'untrained': examples[0], 'trained': examples[1]}
+    return {'arguments': arguments, 'state_dict': to_cpu(model.state_dict()), 'words': text.words,
+            'record': record}

@@ -1,13 +1,15 @@
 """word2vec: train skip-gram and CBOW on a corpus, and evaluate the vectors.
 
-    python -m companions.word2vec.study            # on the docstrings of installed libraries
+    python -m companions.word2vec.study                        # on a translation of the Bible
+    python -m companions.word2vec.study --corpus docstrings    # of installed libraries
     python -m companions.word2vec.study --text book.txt
-    python -m companions.word2vec.study --tune     # compare learning rates
+    python -m companions.word2vec.study --tune                 # compare learning rates
 """
 
 import argparse
 import importlib.metadata
 import time
+from functools import partial
 from pathlib import Path
 from timeit import timeit
 
@@ -17,22 +19,29 @@ import torch
 from companions.common import corpus as corpora
 from companions.word2vec import by_hand, fast, figures, predictors, vectors
 from support.checkpoints import write_json
-from support.options import add_run_arguments, finish_args, positive, positive_int
+from support.options import (add_device_argument, add_run_arguments, finish_args, positive,
+                             positive_int)
 from support.parallel import parallel_map
 from support.program import run_program
+from support.sweep import load_or_train
 
-SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5, 'learning_rate': 0.2}
+SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5, 'learning_rate': 0.1}
+PREDICTOR = {'epochs': 40, 'context_size': 2, 'embedding_dim': 20, 'batch_size': 128, 'rate': 3e-3,
+             'words': (*predictors.WORDS, *'king man water file value'.split())}
 CBOW_RATE = 4  # CBOW's learning rate as a multiple of skip-gram's: a window shares its gradient
-RATES = 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # of --tune
+RATES = 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # of --tune
 ANALOGIES = ('min max minimum', 'row rows column', 'compute computed return', 'array arrays value',
-             'man woman king', 'good better bad', 'film films actor')
+             'film films actor', 'good better bad', 'he she his', 'man woman king',
+             'father mother son', 'son daughter brother', 'king kings priest', 'eat bread drink')
 # Pairs that define a direction, and other words that are not neutral to it. Gender has the ten
 # pairs of Bolukbasi et al., NIPS 2016, Figure 2; the others occur in technical texts.
 DIRECTIONS = {
     'gender': ('she he, her his, woman man, mary john, herself himself, daughter son, '
                'mother father, gal guy, girl boy, female male',
-               'him women men wife husband sister brother queen king actress actor lady gentleman '
-               'mrs mr miss aunt uncle'),
+               'him hers men women husband husbands wife wives brother brothers brethren sister '
+               'sisters fathers mothers sons daughters boys girls king queen prince princess lord '
+               'lady master mistress widow virgin concubine damsel maiden maid handmaid harlot '
+               'actor actress gentleman mr mrs miss uncle aunt'),
     'size': ('max min, maximum minimum, upper lower, larger smaller, largest smallest, '
              'highest lowest, greater less, high low, above below',
              'maxima minima maximize minimize maximization minimization higher fewer more large '
@@ -50,13 +59,13 @@ def measure(text, method, seed, settings, tuning=False):
     """Train a table and evaluate it. Returns (record, table), table None if training diverged."""
     record = {'job': 'vectors', 'method': method, 'seed': seed, 'mrr': None, 'top10': None,
               'by_count': [], 'analogies': None}
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         table, _ = (fast.train_gensim(text, seed, **settings) if method.startswith('gensim')
                     else fast.train(text, method, seed, **settings))
     except fast.Diverged:
-        return {**record, 'seconds': time.perf_counter() - start}, None
-    record['seconds'] = time.perf_counter() - start
+        return {**record, 'seconds': time.process_time() - start}, None
+    record['seconds'] = time.process_time() - start
     pairs, plurals = (evaluation_pairs(text, forms, tuning) for forms in (vectors.FORMS, ('s',)))
     common = plurals[np.argsort(-text.counts[plurals].min(1), kind='stable')[:30]]
     if len(pairs):
@@ -157,6 +166,7 @@ def examples(text, table):
     solved = [[*words, text.words[vectors.solve_analogy(unit, *(index[word] for word in words))]]
               for words in map(str.split, ANALOGIES) if index.keys() >= {*words} and len(unit) > 3]
     return {'job': 'examples', 'analogies': solved,
+            'cosines': predictors.cosines(torch.from_numpy(table), index),
             'neighbours': {word: [text.words[row] for row in rows] for word, rows in near.items()}}
 
 
@@ -174,7 +184,10 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_run_arguments(parser)
+    add_device_argument(parser)
     source = parser.add_mutually_exclusive_group()
+    source.add_argument('--corpus', choices=(*corpora.TRANSLATIONS, 'docstrings'), default='asv',
+                        help='a translation of the Bible, or the docstrings of libraries')
     source.add_argument('--text', type=Path, metavar='FILE', help='a text file in UTF-8')
     source.add_argument('--sst', type=Path, metavar='DIR',
                         help='folder of the Stanford Sentiment Treebank')
@@ -194,18 +207,25 @@ def get_args(argv=None):
     return args
 
 
+def source_name(args):
+    return 'text' if args.text else 'sst' if args.sst else args.corpus
+
+
 def read_corpus(args):
     if args.text:
         return corpora.text_file(args.text, args.max_words)
     if args.sst:
         return corpora.treebank(args.sst, args.max_words)
+    if args.corpus in corpora.TRANSLATIONS:
+        return corpora.bible(args.corpus, args.max_words)
     libraries = ('numpy',) if args.dry_run else tuple(corpora.LIBRARIES)
     return corpora.docstrings(args.max_words, args.jobs, libraries)
 
 
 def main(args):
     finish_args(args, 'word2vec')
-    plots, corpus = args.output_dir / 'plots', read_corpus(args)
+    plots, checkpoints = args.output_dir / 'plots', args.output_dir / 'checkpoints'
+    corpus, stem = read_corpus(args), f'word2vec_{source_name(args)}'
     text = fast.text_of(corpus.sentences, args.min_count)
     print(f'{corpus.name}: {len(text.tokens):,} words, {len(text.words):,} different')
     settings = {name: getattr(args, name) for name in SETTINGS}
@@ -230,7 +250,7 @@ def main(args):
         records = [{'method': task['method'], 'learning_rate': task['settings']['learning_rate'],
                     'seed': task['seed'], 'mrr': record['mrr']}
                    for task, (record, _) in zip(tasks, found)]
-        write_json(plots / 'tune_word2vec.json', {**header, 'learning_rate': RATES}, records)
+        write_json(plots / f'tune_{stem}.json', {**header, 'learning_rate': RATES}, records)
         print(f'\n{figures.rate_table(records)}\n')
         return
 
@@ -240,11 +260,19 @@ def main(args):
     if table is None:
         raise fast.Diverged('skip-gram: the vectors of every seed diverged, expected a smaller '
                             f'--learning-rate than {args.learning_rate:g}')
-    tasks = [{'text': small, 'name': name, 'seed': seed, 'epochs': 2 if args.dry_run else 40}
+    vectors.save_vectors(checkpoints / stem, text.words, table)
+    options = PREDICTOR | {'device': args.device} | ({'epochs': 2} if args.dry_run else {})
+    tasks = [{'path': checkpoints / f'{stem}_{name.replace(" ", "-")}_seed{seed}.pt',
+              'config': {'corpus': corpus.sha256, 'min_count': args.min_count, 'method': name,
+                         'seed': seed, 'torch': torch.__version__, **options},
+              'function': partial(predictors.fit, small, name, seed, **options)}
              for name in predictors.PREDICTORS for seed in range(args.seeds)]
-    records += parallel_map(predictors.fit, tasks, args.jobs, 'predictors')
-    records.append({'job': 'ceilings', 'small': predictors.ceilings(*predictors.windows(small, 2)),
-                    'all': predictors.ceilings(*predictors.windows(text, 2))})
+    found = parallel_map(load_or_train, tasks, args.jobs, 'predictors')
+    records += [checkpoint['record'] for checkpoint in found]
+    seen = predictors.windows(small, PREDICTOR['context_size'])
+    records.append({'job': 'ceilings', 'accuracy': predictors.ceilings(*seen),
+                    'loss': predictors.lowest_losses(*seen), 'words': len(small.tokens),
+                    'vocabulary': len(small.words), 'windows': len(seen[0])})
     if args.dry_run:
         records += compare_speed(text, settings, words=5_000, repetitions=1, steps=5)
     else:
@@ -253,10 +281,11 @@ def main(args):
     tasks = [{'text': text, 'table': table, 'name': name} for name in DIRECTIONS]
     jobs = args.jobs if args.dry_run else max(2, args.jobs)  # one job is this process: more threads
     records += parallel_map(study_bias, tasks, jobs, 'bias')
-    write_json(plots / 'word2vec.json', {**header, 'cbow_learning_rate': chosen['CBOW']}, records)
-    figures.plot_vectors(plots / 'word2vec_vectors.png', text, table)
-    figures.plot_results(plots / 'word2vec.png', records)
-    print(f'\n{figures.report(records)}\n\nWritten to {plots}')
+    write_json(plots / f'{stem}.json', {**header, 'cbow_learning_rate': chosen['CBOW']}, records)
+    figures.plot_vectors(plots / f'{stem}_vectors.png', text, table)
+    figures.plot_forms(plots / f'{stem}_forms.png', {corpus.name: records})
+    figures.plot_predictors(plots / f'{stem}_predictors.png', records)
+    print(f'\n{figures.report(records)}\n\nWritten to {plots} and {checkpoints}')
 
 
 if __name__ == '__main__':

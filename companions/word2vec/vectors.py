@@ -1,13 +1,31 @@
-"""Operations on word vectors: neighbours, analogies, word forms, bias directions, debiasing.
+"""Operations on word vectors: neighbours, analogies, word forms, debiasing; saving them.
 
 A table is a float array [V, d] of one row per word; `unit` is a table whose rows have norm 1.
 """
 
+import io
+
 import numpy as np
 from scipy.optimize import minimize
 
+from support.checkpoints import write
+
 FORMS = 's', 'ed', 'ing'
 BOUNDS = 1, 5, 10, 30, 100, 300  # lower bounds of the groups of word counts in `evaluate_forms`
+
+
+def save_vectors(path, words, table):
+    """Write {path}.txt, in the text format of word2vec, and {path}.npz, with exact values.
+
+    The text's first line is V and d, every other line a word and its vector. The .npz has `words`
+    (str [V]) and `vectors` (float32 [V, d]). Raises OSError with one sentence.
+    """
+    lines = [f'{len(words)} {table.shape[1]}',
+             *(f'{word} {" ".join(map(str, row))}' for word, row in zip(words, table))]
+    write(f'{path}.txt', '\n'.join([*lines, '']).encode())
+    buffer = io.BytesIO()
+    np.savez(buffer, words=np.array(words), vectors=table)
+    write(f'{path}.npz', buffer.getvalue())
 
 
 def normalize_rows(table):

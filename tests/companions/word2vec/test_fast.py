@@ -5,7 +5,7 @@ import pytest
 
 from companions.word2vec import fast, vectors
 from companions.word2vec.by_hand import cbow, negSamplingCostAndGradient, skipgram
-from tests.companions.word2vec.helpers import LITTLE, Fixed, sentences, tables
+from tests.companions.word2vec.helpers import LITTLE, Fixed, sentences, tables, train_by_hand
 
 
 def blocks(seed, V=7, G=3, L=4, X=8, S=4):
@@ -106,6 +106,19 @@ def test_training_tells_the_kinds_apart_and_is_the_same_each_time(method):
     cosines = vectors.normalize_rows(inputs[rows]) @ vectors.normalize_rows(inputs[rows]).T
     same = np.array([[text.words[a][0] == text.words[b][0] for a in rows] for b in rows])
     assert cosines[same].min() > cosines[~same].max()
+
+
+@pytest.mark.parametrize('method', ['skip-gram', 'CBOW'])
+def test_training_by_hand_finds_the_same_vectors(method, monkeypatch):
+    """Every word is kept and no step is shortened; 12 negatives are a multiple of 1 to 4 draws."""
+    monkeypatch.setattr(fast, 'SUBSAMPLING', 1e9)
+    monkeypatch.setattr(fast, 'DAMPING', np.inf)
+    text = fast.text_of(sentences(20), 1)
+    settings = {'dim': 8, 'window': 3, 'negatives': 12, 'epochs': 2, 'learning_rate': 0.03,
+                'block': 4, 'blocks': 2, 'drawn': 4}
+    found = np.stack(fast.train(text, method, 0, **settings))
+    np.testing.assert_allclose(found, train_by_hand(text, method, 0, **settings), atol=1e-5)
+    assert np.abs(found).max(axis=(1, 2)).min() > 0.07  # inputs start below 0.0625, outputs at 0
 
 
 def nothing(rows):

@@ -1,13 +1,15 @@
 """The program writes its files, evaluates on pairs kept for it, and explains bad input."""
 
 import json
+import re
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from companions.common import corpus as corpora
-from companions.word2vec import fast, figures, study, vectors
+from companions.word2vec import fast, figures, predictors, study, vectors
 from tests.companions.word2vec.helpers import LITTLE, sentences
 
 
@@ -49,11 +51,11 @@ def strip_times(record):
     return {key: value for key, value in record.items() if key not in timed}
 
 
-def test_a_dry_run_writes_every_file(tmp_path, capsys):
+def test_a_dry_run_writes_every_file_and_the_pages_lines_load_them(tmp_path, capsys, monkeypatch):
     pytest.importorskip('gensim')
-    program('--dry-run', '--jobs', 1, '--output-dir', tmp_path)
+    program('--dry-run', '--corpus', 'docstrings', '--jobs', 1, '--output-dir', tmp_path)
     out = capsys.readouterr().out
-    found = json.loads((tmp_path / 'plots' / 'word2vec.json').read_text())
+    found = json.loads((tmp_path / 'plots' / 'word2vec_docstrings.json').read_text())
     assert found['corpus'] == 'docstrings' and found['sources'] == {'numpy': np.__version__}
     methods = figures.methods(figures.select(found['runs'], 'vectors'))
     assert methods == ['skip-gram', 'CBOW', 'gensim skip-gram']
@@ -63,8 +65,24 @@ def test_a_dry_run_writes_every_file(tmp_path, capsys):
     assert found['sha256'] == again.sha256
     assert figures.report(found['runs']) in out and "times gensim's" in out
     assert 'gender: 0 of 10 pairs are in the vocabulary' in out
-    for name in ('word2vec.png', 'word2vec_vectors.png'):
-        assert (tmp_path / 'plots' / name).read_bytes()[:4] == b'\x89PNG'
+    for name in ('vectors', 'forms', 'predictors'):
+        content = (tmp_path / 'plots' / f'word2vec_docstrings_{name}.png').read_bytes()
+        assert content[:4] == b'\x89PNG'
+    page = (Path(study.__file__).parent / 'README.md').read_text(encoding='utf-8')
+    lines, = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    (tmp_path / 'lines.py').write_text(lines.replace('word2vec_asv', 'word2vec_docstrings'))
+    monkeypatch.chdir(tmp_path)
+    loaded = runpy.run_path('lines.py')
+    words, table = loaded['saved']['words'].tolist(), loaded['saved']['vectors']
+    assert table.shape == (found['vocabulary'], 10) and loaded['vectors'].index_to_key == words
+    assert np.array_equal(loaded['vectors'].vectors, table)
+    near = next(record for record in found['runs'] if record['job'] == 'examples')['neighbours']
+    for word, nearest in near.items():
+        assert [other for other, _ in loaded['vectors'].most_similar(word, topn=8)] == nearest
+    record, = (r for r in figures.select(found['runs'], 'accuracy', 'SkipGram'))
+    text = fast.Text(loaded['checkpoint']['words'], None, None, None)
+    assert predictors.predict_contexts(loaded['model'], text, study.PREDICTOR['words']) == (
+        record['trained']['contexts']) != {}
 
 
 def test_the_same_sentences_from_other_sources_without_gensim_give_the_same(
@@ -81,7 +99,8 @@ def test_the_same_sentences_from_other_sources_without_gensim_give_the_same(
     for source, path in (('--text', tmp_path / 'book.txt'), ('--sst', tmp_path)):
         program('--dry-run', '--jobs', 1, source, path, '--output-dir', tmp_path / source)
         assert 'gensim is not installed, so there is no comparison' in capsys.readouterr().out
-        results.append(json.loads((tmp_path / source / 'plots' / 'word2vec.json').read_text()))
+        file = tmp_path / source / 'plots' / f'word2vec_{source[2:]}.json'
+        results.append(json.loads(file.read_text()))
     for result in results:
         assert result['vocabulary'] == 13 and result['words'] == 120 * 7
     assert list(map(strip_times, results[0]['runs'])) == list(map(strip_times, results[1]['runs']))
@@ -97,7 +116,7 @@ def test_unusual_corpora_and_options(tmp_path, monkeypatch, capsys):
         (tmp_path / f'{name}.txt').write_text(text)
         program('--dry-run', '--jobs', 1, '--text', tmp_path / f'{name}.txt', '--window', 10 ** 9,
                 '--output-dir', tmp_path / name)
-        assert (tmp_path / name / 'plots' / 'word2vec_vectors.png').exists()
+        assert (tmp_path / name / 'plots' / 'word2vec_text_vectors.png').exists()
     assert 'plural: 4 of 10 pairs are in the vocabulary' in capsys.readouterr().out
 
 
@@ -107,7 +126,7 @@ def test_tuning_counts_the_runs_that_diverge(tmp_path, monkeypatch, capsys):
     (tmp_path / 'book.txt').write_text('A cat and cats sat. ' * 200 + 'A dog and dogs ran. ' * 200)
     program('--tune', '--dry-run', '--jobs', 1, '--text', tmp_path / 'book.txt', '--output-dir',
             tmp_path)
-    runs = json.loads((tmp_path / 'plots' / 'tune_word2vec.json').read_text())['runs']
+    runs = json.loads((tmp_path / 'plots' / 'tune_word2vec_text.json').read_text())['runs']
     rates = [(method, rate) for method in fast.GRADIENTS for rate in (0.05, 1e40)]
     assert [(r['method'], r['learning_rate']) for r in runs] == rates
     assert [r['mrr'] is None for r in runs] == 2 * [False, True]
@@ -131,6 +150,8 @@ def test_tuning_counts_the_runs_that_diverge(tmp_path, monkeypatch, capsys):
      "not the Stanford Sentiment Treebank's"),
     (b'sentence_index\tsentence\n1 A b', ['--sst', '.'], "not the Stanford Sentiment Treebank's"),
     (None, ['--sst', '.', '--text', 'x'], 'not allowed with'),
+    (None, ['--corpus', 'asv', '--text', 'x'], 'not allowed with'),
+    (None, ['--device', 'nonsense'], "'nonsense' is not a usable device here"),
     (None, ['--dim', '0'], 'argument --dim'),
     (None, ['--dim', '1'], '--dim: expected at least 2')])
 def test_bad_input_is_one_sentence(content, arguments, words, tmp_path, monkeypatch, capsys):

@@ -39,6 +39,19 @@ def test_an_analogy_is_none_of_its_three_words():
     assert vectors.analogy_accuracy(unit, np.array([[0, 1], [2, 4]])) == 0.5  # 3 comes before 4
 
 
+def test_saved_vectors_are_read_exactly(tmp_path):
+    table = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    table[0, 0] = 1e-30
+    words = ['a', 'cæsar', 'well-known']
+    vectors.save_vectors(tmp_path / 'vectors_0.2', words, table)
+    with np.load(tmp_path / 'vectors_0.2.npz') as saved:
+        assert saved['words'].tolist() == words and np.array_equal(saved['vectors'], table)
+        assert saved['vectors'].dtype == np.float32
+    first, *lines = (tmp_path / 'vectors_0.2.txt').read_text(encoding='utf-8').splitlines()
+    assert first == '3 5' and [line.split(' ')[0] for line in lines] == words
+    assert np.array_equal(np.array([line.split(' ')[1:] for line in lines], np.float32), table)
+
+
 def test_the_nearest_are_never_those_left_out():
     unit = vectors.normalize_rows(np.array([[1.0, 0], [1, 0.1], [0, 1]]))
     assert vectors.find_nearest(unit, unit[0], 8, (0,)).tolist() == [1, 2]

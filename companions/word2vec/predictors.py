@@ -32,11 +32,11 @@ class SkipGram(nn.Module):
 
     def forward(self, inputs):
         """Return log-probabilities [B, 2 context_size, vocab_size]; inputs: word numbers [B]."""
-        x = F.relu(self.linear1(self.embeddings(inputs)))
-        shape = len(inputs), 2 * self.context_size, -1
+        x = self.linear2(F.relu(self.linear1(self.embeddings(inputs))))
+        shape = 2 * self.context_size, -1
         if self.joint:
-            return F.log_softmax(self.linear2(x), dim=1).view(shape)
-        return F.log_softmax(self.linear2(x).view(shape), dim=2)
+            return F.log_softmax(x, dim=1).unflatten(1, shape)
+        return F.log_softmax(x.unflatten(1, shape), dim=2)
 
     def vector(self, row):
         """Return the embedding [embedding_dim] of word number `row`.

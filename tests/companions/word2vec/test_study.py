@@ -150,7 +150,7 @@ def test_tuning_counts_the_runs_that_diverge(tmp_path, monkeypatch, capsys):
      "not the Stanford Sentiment Treebank's"),
     (b'sentence_index\tsentence\n1 A b', ['--sst', '.'], "not the Stanford Sentiment Treebank's"),
     (None, ['--sst', '.', '--text', 'x'], 'not allowed with'),
-    (None, ['--corpus', 'asv', '--text', 'x'], 'not allowed with'),
+    (None, ['--corpus', 'docstrings', '--text', 'x'], 'not allowed with'),
     (None, ['--device', 'nonsense'], "'nonsense' is not a usable device here"),
     (None, ['--dim', '0'], 'argument --dim'),
     (None, ['--dim', '1'], '--dim: expected at least 2')])

@@ -91,8 +91,9 @@ def plot_forms(path, panels):
             names = [count_range(row) for row in finite[0]['by_count']]
             ax.set_xticks(range(1, 1 + len(names)), names)
             ax.legend()
-        ax.set(title=title, ylim=(0, None), xlabel='count of the rarer form')
+        ax.set(title=title, xlabel='count of the rarer form')
         ax.grid(alpha=0.3)
+    axes[0].set_ylim(0)  # of all panels, once all are drawn
     axes[0].set_ylabel('rank of the other form of a word:\nmean reciprocal rank (%)')
     save_figure(path, figure)
 

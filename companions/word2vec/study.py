@@ -25,11 +25,12 @@ from support.parallel import parallel_map
 from support.program import run_program
 from support.sweep import load_or_train
 
-SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5, 'learning_rate': 0.1}
+SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5}
+LEARNING_RATES = {'asv': {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2},  # by --tune
+                  'docstrings': {'skip-gram': 0.2, 'CBOW': 0.8, 'gensim skip-gram': 0.2}}
 PREDICTOR = {'epochs': 40, 'context_size': 2, 'embedding_dim': 20, 'batch_size': 128, 'rate': 3e-3,
              'words': (*predictors.WORDS, *'king man water file value'.split())}
-CBOW_RATE = 4  # CBOW's learning rate as a multiple of skip-gram's: a window shares its gradient
-RATES = 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # of --tune
+RATES = 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # of --tune
 ANALOGIES = ('min max minimum', 'row rows column', 'compute computed return', 'array arrays value',
              'film films actor', 'good better bad', 'he she his', 'man woman king',
              'father mother son', 'son daughter brother', 'king kings priest', 'eat bread drink')
@@ -196,8 +197,9 @@ def get_args(argv=None):
                         help='subsample the sentences of a larger corpus')
     parser.add_argument('--min-count', type=positive_int, default=5, help='drop rarer words')
     for name, default in SETTINGS.items():
-        parser.add_argument(f'--{name.replace("_", "-")}', default=default,
-                            type=positive if name == 'learning_rate' else positive_int)
+        parser.add_argument(f'--{name}', default=default, type=positive_int)
+    parser.add_argument('--learning-rate', type=positive, default=argparse.SUPPRESS,
+                        help="skip-gram's, CBOW's is four times that (default: chosen by --tune)")
     args = parser.parse_args(argv)
     if args.dim < 2:
         parser.error('argument --dim: expected at least 2, to draw')
@@ -234,9 +236,11 @@ def main(args):
               'min_count': args.min_count, **settings, 'torch': torch.__version__,
               'numpy': np.__version__,
               'gensim': importlib.metadata.version('gensim') if fast.HAS_GENSIM else None}
-    chosen = {'skip-gram': args.learning_rate, 'CBOW': CBOW_RATE * args.learning_rate}
-    if fast.HAS_GENSIM:
-        chosen['gensim skip-gram'] = args.learning_rate
+    chosen = LEARNING_RATES.get(source_name(args), LEARNING_RATES['asv'])
+    if 'learning_rate' in args:  # of CBOW, a window shares one gradient
+        chosen = dict.fromkeys(chosen, args.learning_rate) | {'CBOW': 4 * args.learning_rate}
+    if not fast.HAS_GENSIM:
+        chosen = {method: rate for method, rate in chosen.items() if method in fast.GRADIENTS}
     tasks = [{'text': text, 'method': method, 'seed': seed, 'tuning': args.tune,
               'settings': {**settings, 'learning_rate': rate}}
              for method in chosen for rate in (RATES if args.tune else [chosen[method]])
@@ -250,7 +254,7 @@ def main(args):
         records = [{'method': task['method'], 'learning_rate': task['settings']['learning_rate'],
                     'seed': task['seed'], 'mrr': record['mrr']}
                    for task, (record, _) in zip(tasks, found)]
-        write_json(plots / f'tune_{stem}.json', {**header, 'learning_rate': RATES}, records)
+        write_json(plots / f'tune_{stem}.json', {**header, 'learning_rates': RATES}, records)
         print(f'\n{figures.rate_table(records)}\n')
         return
 
@@ -259,7 +263,7 @@ def main(args):
     table = next((table for table in tables[:args.seeds] if table is not None), None)  # skip-gram
     if table is None:
         raise fast.Diverged('skip-gram: the vectors of every seed diverged, expected a smaller '
-                            f'--learning-rate than {args.learning_rate:g}')
+                            f'--learning-rate than {chosen["skip-gram"]:g}')
     vectors.save_vectors(checkpoints / stem, text.words, table)
     options = PREDICTOR | {'device': args.device} | ({'epochs': 2} if args.dry_run else {})
     tasks = [{'path': checkpoints / f'{stem}_{name.replace(" ", "-")}_seed{seed}.pt',
@@ -281,7 +285,7 @@ def main(args):
     tasks = [{'text': text, 'table': table, 'name': name} for name in DIRECTIONS]
     jobs = args.jobs if args.dry_run else max(2, args.jobs)  # one job is this process: more threads
     records += parallel_map(study_bias, tasks, jobs, 'bias')
-    write_json(plots / f'{stem}.json', {**header, 'cbow_learning_rate': chosen['CBOW']}, records)
+    write_json(plots / f'{stem}.json', {**header, 'learning_rates': chosen}, records)
     figures.plot_vectors(plots / f'{stem}_vectors.png', text, table)
     figures.plot_forms(plots / f'{stem}_forms.png', {corpus.name: records})
     figures.plot_predictors(plots / f'{stem}_predictors.png', records)

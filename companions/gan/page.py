@@ -13,21 +13,22 @@ RESULTS = FOLDER / 'results'
 
 def names():
     """Return what page.md uses."""
-    small, wide = (load_results(RESULTS / f'{name}.json') for name in ('gan', 'gan_wide'))
+    small, enlarged = (load_results(RESULTS / f'{name}.json') for name in ('gan', 'gan_28'))
 
-    def mean(metric, beta1=0.5, results=small):
+    def mean(metric, beta1=0.5):
         """Average a metric after training with the non-saturating loss over seeds."""
-        runs = by_setting(results['runs'])['non-saturating', beta1]
+        runs = by_setting(small['runs'])['non-saturating', beta1]
         return f'{np.mean([final_metrics(run)[metric] for run in runs]):.2f}'
 
-    def count(key, beta1, results=small):
-        chosen = [r[key] for r in results['runs'] if r['beta1'] == beta1]
+    def count(key, beta1):
+        chosen = [r[key] for r in small['runs'] if r['beta1'] == beta1]
         return f'{sum(chosen)} of {len(chosen)}'
 
-    return {'mean': mean, 'count': count, 'small': small, 'wide': wide,
+    return {'mean': mean, 'count': count, 'small': small, 'enlarged': enlarged,
             'metrics_table': metrics_table}
 
 
 def draw_figures():
-    results = load_results(RESULTS / 'gan.json')
-    plot_curves(RESULTS / 'gan_curves.png', results['runs'], results['real'])
+    for name in ('gan', 'gan_28'):
+        results = load_results(RESULTS / f'{name}.json')
+        plot_curves(RESULTS / f'{name}_curves.png', results['runs'], results['real'])

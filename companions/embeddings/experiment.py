@@ -42,7 +42,7 @@ VECTORS = {'scratch': 'from scratch', 'word2vec': 'word2vec, fine-tuned',
            'frozen': 'word2vec, frozen'}
 METHODS = 'plain', 'random', 'adversarial', 'posted'
 CHOSEN_EPSILON = {'libraries': {'scratch': 1.0, 'word2vec': 3.0, 'frozen': 1.0},  # by --tune
-                  'spans': dict.fromkeys(VECTORS, 3.0)}  # chosen for frozen vectors
+                  'spans': dict.fromkeys(VECTORS, 3.0)}  # for frozen vectors
 EPSILONS = 0.0, 0.3, 1.0, 3.0, 10.0  # that --tune compares
 NORMS = 0.0, 1.0, 2.0, 4.0, 8.0      # of the perturbations of the test texts
 SETTINGS = {'epochs': 6, 'hidden_size': 64, 'dropout': 0.3, 'batch_size': 128, 'lr': 5e-3}

@@ -10,27 +10,42 @@ from support.statistics import Effect, correct, format_p
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / 'results'
+PAIRS = (('adversarial', 'plain'), ('adversarial', 'random'), ('random', 'plain'),
+         ('posted', 'plain'))
 
 
 def names():
     """Return what page.md uses."""
-    results = load_results(RESULTS / 'embeddings.json')
+    results, spans, tuning, span_tuning = (load_results(RESULTS / f'{name}.json') for name in (
+        'embeddings', 'embeddings_spans', 'tune_embeddings', 'tune_embeddings_spans'))
 
-    def accuracy(vectors, method, norm=0.0):
+    def accuracy(vectors, method, norm=0.0, runs=results['runs']):
         """Per cent, of each seed, on test texts perturbed by an r of that norm."""
-        return 100 * accuracies(results['runs'], vectors, method)[:, NORMS.index(norm)]
+        return 100 * accuracies(runs, vectors, method)[:, NORMS.index(norm)]
 
-    pairs = ('adversarial', 'plain'), ('adversarial', 'random'), ('random', 'plain')
-    effects = correct([Effect((vectors, *pair), *(accuracy(vectors, method) for method in pair))
-                       for vectors in VECTORS for pair in pairs])
+    def compare(runs, vectors):
+        return correct([Effect((name, *pair), *(accuracy(name, method, runs=runs)
+                                                for method in pair))
+                        for name in vectors for pair in PAIRS])
+
+    effects, span_effects = compare(results['runs'], VECTORS), compare(spans['runs'], ['frozen'])
+    gains = {vectors: against_plain(effects, vectors) for vectors in VECTORS}
+    return {'results': results, 'accuracy': accuracy, 'gains': gains, 'table': results_table,
+            'tuning': tuning, 'spans': spans, 'span_tuning': span_tuning,
+            'span_gains': against_plain(span_effects, 'frozen'), 'comparisons': len(effects),
+            'gains_table': gains_table(effects), 'span_gains_table': gains_table(span_effects)}
+
+
+def against_plain(effects, vectors):
+    """Format {method: difference to plain training, p}."""
+    return {method: f'{e.mean:+.1f} points, {format_p(e.p_holm)}'
+            for (name, method, other), e in effects.items() if (name, other) == (vectors, 'plain')}
+
+
+def gains_table(effects):
     rows = [(VECTORS[vectors], f'{method} minus {other}', f'{e.mean:+.1f} ± {e.deviation:.1f}',
              format_p(e.p_holm)) for (vectors, method, other), e in effects.items()]
-    gains = {vectors: f'{e.mean:+.1f} points, {format_p(e.p_holm)}'
-             for (vectors, *pair), e in effects.items() if pair == ['adversarial', 'plain']}
-    return {'results': results, 'accuracy': accuracy, 'gains': gains, 'table': results_table,
-            'tuning': load_results(RESULTS / 'tune_embeddings.json'),
-            'gains_table': markdown_table(
-                ('vectors', 'compared', 'difference (points)', 'p, corrected'), rows)}
+    return markdown_table(('vectors', 'compared', 'difference (points)', 'p, corrected'), rows)
 
 
 def draw_figures():

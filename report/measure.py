@@ -133,8 +133,12 @@ def evaluate(run, path, train=False):
         batches, _ = load_data(DEFAULT_PATH)
         data = batches, batches[:1], torch.zeros(len(batches[0].targets), dtype=bool)
         checkpoint = training.train(run, training.get_args([]), data, checkpoint)
-    models = [LSTMClassifier.from_checkpoint(checkpoint, averaged) for averaged in (False, True)]
-    return record(run, models, run.mode)
+    return record(run, load_models(checkpoint), run.mode)
+
+
+def load_models(checkpoint):
+    """Return the models of a checkpoint's last and of its averaged weights."""
+    return [LSTMClassifier.from_checkpoint(checkpoint, averaged) for averaged in (False, True)]
 
 
 def record(run, models, mode):
@@ -160,7 +164,7 @@ def evaluate_alternative(run, path):
     if run.mode in ALTERNATIVES:
         models = fine_tune(run.mode, path, run.seed, run.epochs)
     else:
-        models = [LSTMClassifier.from_checkpoint(path, averaged) for averaged in (False, True)]
+        models = load_models(path)
     return record(run, models, 'plain')
 
 

@@ -19,7 +19,6 @@ from support.figures import markdown_table, mean_std, results_table
 from support.options import CHOSEN_EPSILON
 from support.pages import load_results, render, write_page
 from support.program import run_program
-from support.statistics import format_p
 from support.tuning import paired_difference, tuning_table
 
 FOLDER = Path(__file__).parent
@@ -154,11 +153,10 @@ def names():
     folds, repeats = (load('tune_adv')['config'][key] for key in ('folds', 'repeats'))
     return {
         **{function.__name__: function for function in (
-            Setting, load, accuracy, mean_difference, sweep_settings, sweep_effects,
-            alternative_effects, placement_effects, format_p, tuning_table, results_table,
-            accuracy_table,
-            placement_table, primary_table, effects_table, effect_range, alternatives_table,
-            settings_table, search_table, averages_table, inside_table, spike_table)},
+            Setting, load, sweep_settings, sweep_effects, alternative_effects, placement_effects,
+            tuning_table, results_table, accuracy_table, placement_table, primary_table,
+            effects_table, effect_range, alternatives_table, settings_table, search_table,
+            averages_table, inside_table, spike_table)},
         'seeds': len(plain.runs), 'chosen': CHOSEN_EPSILON,
         'adv': primary_effects()['AdvLSTM'], 'prox': primary_effects()['ProxLSTM'],
         'secondary': secondary_effects(),

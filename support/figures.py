@@ -67,11 +67,10 @@ def plot_accuracy(path, title, panels):
         for label, y in groups.items():
             style = METHOD if label == list(groups)[-1] else CONTROL
             if y.size:
-                epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
-                ax.plot(epochs, own[name][label].T, color=style['color'], linewidth=0.5,
-                        alpha=min(0.4, 4 / len(y)))
-                ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
-                ends.append((mean[-1], len(mean), style['color']))
+                ax.plot(np.arange(1, y.shape[1] + 1), own[name][label].T, color=style['color'],
+                        linewidth=0.5, alpha=min(0.4, 4 / len(y)))
+                draw_band(ax, y, label, style, band=False)
+                ends.append((y.mean(0)[-1], y.shape[1], style['color']))
         label_ends(ax, ends, (100 - floor) / 14)
         ax.grid(alpha=0.3)
         ax.set(ylim=(floor, 100.5), xlim=(0, 1.1 * max(map(len, means), default=1)))

@@ -49,4 +49,5 @@ def gains_table(effects):
 
 
 def draw_figures():
-    plot_comparison(RESULTS / 'embeddings.png', load_results(RESULTS / 'embeddings.json')['runs'])
+    for name in ('embeddings', 'embeddings_spans'):
+        plot_comparison(RESULTS / f'{name}.png', load_results(RESULTS / f'{name}.json')['runs'])

@@ -110,8 +110,7 @@ class LSTMClassifier(nn.Module):
             v = v + r
         if mode != 'ProxLSTM':
             epsilon = 0  # exactly nn.LSTM
-        output = self.recur(v, epsilon)
-        last = output[torch.arange(len(output), device=output.device), lengths - 1]
+        last = self.last_output(v, lengths, epsilon)
         last = self.regularize('output', last[:, None], torch.ones_like(lengths))[:, 0]
         return self.linear(last)
 
@@ -132,12 +131,17 @@ class LSTMClassifier(nn.Module):
         """Return what the convolution reads: `input`, each step normalized to L2 norm 1."""
         return F.normalize(input, dim=2) if self.input_size > 1 else input
 
-    def recur(self, v, epsilon):
-        """Return the LSTM's output [B, T', hidden_size] for the input v."""
+    def last_output(self, v, lengths, epsilon):
+        """Return the LSTM's output at the last valid step of v [B, T', C]: [B, hidden_size]."""
+        return self.recur(self.lstm, v, lengths, epsilon)
+
+    def recur(self, lstm, v, lengths, epsilon):
         if self.training or not torch.is_grad_enabled():
-            return self.lstm(v, epsilon=epsilon)[0]
-        with torch.backends.cudnn.flags(enabled=False):  # it has no gradients in evaluation mode
-            return self.lstm(v, epsilon=epsilon)[0]
+            output = lstm(v, epsilon=epsilon)[0]
+        else:
+            with torch.backends.cudnn.flags(enabled=False):  # no gradients in evaluation mode
+                output = lstm(v, epsilon=epsilon)[0]
+        return output[torch.arange(len(v), device=v.device), lengths - 1]
 
     def regularize(self, placement, x, lengths):
         """Apply batch normalization and dropout to x [B, T, C], where `placement` has them."""

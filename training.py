@@ -66,7 +66,8 @@ def train_model(model, train_iter, optimizer, mode='plain', epsilon=None, clip_v
     In mode 'AdvLSTM' the loss is F(v) + F(v + εr); in mode 'ProxLSTM' epsilon is the recurrence's
     (None: its own). The pass at v + εr is a forward pass of its own: dropout draws again, and batch
     normalization counts it too. Returns the loss F(v) and the accuracy of the forward passes, both
-    means over sequences.
+    means over sequences. The targets of a minibatch are classes, int64 [B], or their probabilities,
+    float [B, C].
 
     Raises ValueError for mode 'AdvLSTM' without an epsilon, and for 'plain' with one above 0.
     """
@@ -87,7 +88,8 @@ def train_model(model, train_iter, optimizer, mode='plain', epsilon=None, clip_v
         torch.nn.utils.clip_grad_value_(model.parameters(), clip_value)
         optimizer.step()
         total_loss += loss.item() * len(targets)
-        correct += (logits.argmax(1) == targets).sum().item()
+        classes = targets.argmax(1) if targets.dim() == 2 else targets
+        correct += (logits.argmax(1) == classes).sum().item()
         count += len(targets)
     return total_loss / count, correct / count
 

@@ -1,31 +1,35 @@
 """Compare the best recipe with other strong classifiers, on 30 partitions of Japanese Vowels.
 
-    python -m benchmarks.accuracy                    # about eight minutes on two cores
-    python -m benchmarks.accuracy --resamples 2 --epochs 2
+    python -m benchmarks.accuracy                    # hours; fits that are saved are not repeated
+    python -m benchmarks.accuracy --dry-run
 
 UCI's 270 training and 370 test sequences are pooled and partitioned again, stratified: each class
 keeps as many training sequences as in UCI's own partition, which is the first. Each classifier is
-fitted once on each partition, on one thread. The peers are aeon's, with their defaults, on
-sequences padded with zeros to the longest. The recipe was chosen on UCI's training sequences, some
-of which are test sequences in the other partitions; `fresh_accuracy` is on all others. The results
-are discussed in companions/best_recipe/README.md. Needs requirements-extra.txt.
+fitted once on each partition, on one thread; ResNet on UCI's only, and the networks there with
+--seeds seeds. The convolutional networks are those of networks.py; the other peers are aeon's, with
+their defaults, on sequences padded with zeros to the longest. The recipe was chosen on UCI's
+training sequences, some of which are test sequences in the other partitions; `fresh_accuracy` is on
+all others. The results are discussed in companions/best_recipe/README.md. Needs
+requirements-extra.txt.
 """
 
 import argparse
 import time
-from pathlib import Path
+from functools import partial
 
-import joblib
 import numpy as np
 import torch
 
+from benchmarks import networks
 from companions.best_recipe.peers import OURS, PEERS, peers_table
-from companions.best_recipe.recipe import EPOCHS, fit, probabilities
+from companions.best_recipe.recipe import BestClassifier, probabilities
+from companions.common.models import best_recipe_config, train_best_recipe
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
-from support.checkpoints import write_json
-from support.options import ROOT, positive_int
+from support.checkpoints import hash_file, write_json
+from support.options import add_run_arguments, finish_args, number_type
 from support.parallel import parallel_map
 from support.program import run_program
+from support.sweep import load_or_train
 
 
 def partitions(train_labels, test_labels, count):
@@ -41,42 +45,77 @@ def partitions(train_labels, test_labels, count):
         yield part
 
 
-def evaluate(name, sequences, labels, part, fresh, seed, epochs):
-    """Fit a classifier on the training part; return its record of accuracies and seconds."""
-    start = time.perf_counter()
+def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, epochs=None):
+    """Fit a classifier on the training part; return its record of accuracies and seconds.
+
+    The best recipe's models and the networks are saved to `folder`, or loaded if they are there.
+    `epochs` replaces their numbers of epochs. The seconds are of processor time.
+    """
+    def load_or_fit(kind, seed, config, function, *arguments):
+        return load_or_train(folder / f'{kind}_partition{partition}_seed{seed}.pt',
+                             {**config, 'partition': part.tolist(), 'seed': seed},
+                             partial(function, *arguments, seed))
+
     if name in OURS:
-        train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
-        models = [fit(train, labels[part], seed + k, epochs=epochs) for k in range(OURS[name])]
-        fitted = time.perf_counter()
-        predicted = sum(probabilities(model, test) for model in models).argmax(1).numpy()
+        predict, test, fit_seconds = fit_recipe(OURS[name], sequences, labels, part, seed, epochs,
+                                                load_or_fit)
+    elif name in networks.NETWORKS:
+        predict, test, fit_seconds = fit_network(name, sequences, labels, part, seed, epochs,
+                                                 load_or_fit)
     else:
-        from aeon.classification import convolution_based
-        x = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
-        x = x.mT.contiguous().numpy()  # [N, F, T], as aeon expects
-        model = getattr(convolution_based, PEERS[name])(random_state=seed)
-        model.fit(x[part], labels[part])
-        fitted = time.perf_counter()
-        predicted = model.predict(x[~part])
-    done = time.perf_counter()
-    correct = predicted == labels[~part]
-    return {'classifier': name, 'partition': seed, 'accuracy': correct.mean().item(),
+        predict, test, fit_seconds = fit_aeon(name, sequences, labels, part, seed)
+    start = time.process_time()
+    correct = predict(test) == labels[~part]
+    return {'classifier': name, 'partition': partition, 'seed': seed,
+            'accuracy': correct.mean().item(),
             'fresh_accuracy': correct[fresh[~part]].mean().item(),
-            'fit_seconds': round(fitted - start, 2), 'predict_seconds': round(done - fitted, 3)}
+            'fit_seconds': round(fit_seconds, 2),
+            'predict_seconds': round(time.process_time() - start, 3)}
+
+
+def fit_recipe(members, sequences, labels, part, seed, epochs, load_or_fit):
+    """Return a function from test data to classes [N], the test data, and the seconds of fitting.
+
+    The same holds for the other two functions.
+    """
+    train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
+    config = best_recipe_config(UCI_PATH, epochs)
+    checkpoints = [load_or_fit('best', seed + k, config, train_best_recipe, train, labels[part],
+                               config['epochs']) for k in range(members)]
+    models = [BestClassifier.from_checkpoint(checkpoint) for checkpoint in checkpoints]
+    return (lambda x: sum(probabilities(model, x) for model in models).argmax(1).numpy(), test,
+            sum(checkpoint['seconds'] for checkpoint in checkpoints))
+
+
+def fit_network(name, sequences, labels, part, seed, epochs, load_or_fit):
+    x = networks.resample(sequences, max(map(len, sequences)))
+    settings = {**networks.TRAINING[name], **({'epochs': epochs} if epochs else {})}
+    config = {**settings, 'torch': torch.__version__, 'data_sha256': hash_file(UCI_PATH)}
+    checkpoint = load_or_fit(name.lower(), seed, config, partial(networks.fit, **settings), name,
+                             x[part], torch.tensor(labels[part]))
+    return (lambda x: networks.predict(name, checkpoint, x).numpy(), x[~part],
+            checkpoint['seconds'])
+
+
+def fit_aeon(name, sequences, labels, part, seed):
+    from aeon.classification import convolution_based
+    x = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
+    x = x.mT.contiguous().numpy()  # [N, F, T], as aeon expects
+    model = getattr(convolution_based, f'{name}Classifier')(random_state=seed)
+    start = time.process_time()
+    model.fit(x[part], labels[part])
+    return model.predict, x[~part], time.process_time() - start
 
 
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Compare the best recipe with its peers.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--resamples', type=positive_int, default=30,
-                        help="number of partitions, UCI's own among them")
-    parser.add_argument('--epochs', type=positive_int, default=EPOCHS, help='of the best recipe')
-    parser.add_argument('--jobs', type=positive_int, default=joblib.cpu_count(),
-                        help='number of parallel processes')
-    parser.add_argument('--output', type=Path, default=ROOT / 'plots' / 'accuracy.json',
-                        help='file for all records')
+    parser.add_argument('--resamples', type=number_type(int, 2, 1000, 'a whole number above 1'),
+                        default=30, help="number of partitions, UCI's own among them")
+    add_run_arguments(parser, seeds=5)
     args = parser.parse_args(argv)
-    if args.resamples < 2:
-        parser.error('argument --resamples: expected at least 2')
+    if args.dry_run:
+        args.resamples, args.seeds = 2, 1
     return args
 
 
@@ -86,19 +125,26 @@ def main(args):
     except ModuleNotFoundError:
         raise ValueError('benchmarks.accuracy needs the package aeon: '
                          'python -m pip install -r requirements-extra.txt') from None
+    finish_args(args, 'accuracy')
     train, test = load_data(UCI_PATH)
     sequences = sequences_of(train) + sequences_of(test)
     labels = np.concatenate([targets_of(train), targets_of(test)])
     fresh = np.arange(len(labels)) >= len(targets_of(train))
     parts = list(partitions(targets_of(train), targets_of(test), args.resamples))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': part, 'fresh': fresh,
-              'seed': seed, 'epochs': args.epochs}
-             for name in (*OURS, *PEERS) for seed, part in enumerate(parts)]
+    # The slowest first. The seed of a fit is its partition's number, but for the networks' others.
+    fits = [(name, 0, seed) for name in networks.NETWORKS for seed in range(args.seeds)]
+    fits += [('FCN', k, k) for k in range(1, args.resamples)]
+    fits += [(name, k, k) for name in (*OURS, *PEERS) if name not in networks.NETWORKS
+             for k in range(args.resamples)]
+    tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': parts[k],
+              'fresh': fresh, 'partition': k, 'seed': seed, 'epochs': 2 if args.dry_run else None,
+              'folder': args.output_dir / 'checkpoints' / 'benchmarks'}
+             for name, k, seed in fits]
     records = parallel_map(evaluate, tasks, args.jobs, 'fits')
-    print(f'\n{peers_table(records)}\n\naeon {aeon.__version__}; one thread, medians of seconds')
-    write_json(args.output, {'aeon': aeon.__version__, 'epochs': args.epochs}, records)
-    print(f'Written to {args.output}')
+    print(f'\n{peers_table(records)}\n\naeon {aeon.__version__}; medians of processor seconds')
+    plots = args.output_dir / 'plots'
+    write_json(plots / 'accuracy.json', {'aeon': aeon.__version__}, records)
+    print(f'Written to {plots}')
 
 
 if __name__ == '__main__':

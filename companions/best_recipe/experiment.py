@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from companions.best_recipe.recipe import (CHOSEN, EPOCHS, INGREDIENTS, KERNEL_SIZE, BestClassifier,
-                                           accuracy, fit, probabilities)
+from companions.best_recipe.recipe import (CHOSEN, INGREDIENTS, KERNEL_SIZE, BestClassifier,
+                                           accuracy, fit, probabilities, recipe_of)
 from companions.common.models import best_recipe_models
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import write_json
@@ -21,16 +21,14 @@ from support.parallel import parallel_map
 from support.program import run_program
 from support.tuning import check_folds, paired_difference, stratified_folds
 
-PLAIN = 'plain', None, 1  # mode, epsilon, number of models whose probabilities are averaged
-ADDITIONS = [('AdvLSTM', 0.3, 1), ('AdvLSTM', 1.0, 1), ('AdvLSTM', 3.0, 1), ('ProxLSTM', 1.0, 1),
-             ('ProxLSTM', 5.0, 1), ('plain', None, 5)]
+START, ADDITIONS = tuple(INGREDIENTS)[:8], tuple(INGREDIENTS)[8:]  # of the search
 
 
 def train_and_test(args, test):
     """Train or load a model for each seed, test it, and print and write its accuracy."""
     sequences, labels = sequences_of(test), targets_of(test)
     records, total = [], 0
-    for (_, seed), checkpoint in best_recipe_models(args, args.data, args.epochs).items():
+    for (_, seed), checkpoint in best_recipe_models(args, args.data).items():
         p = probabilities(BestClassifier.from_checkpoint(checkpoint), sequences)
         total = total + p
         records.append({'seed': seed, 'accuracy': accuracy(p, labels),
@@ -41,72 +39,80 @@ def train_and_test(args, test):
     if args.seeds > 1:
         print(f'mean ± standard deviation: {mean_std([r["accuracy"] for r in records])} %; the '
               f'{args.seeds} models averaged: {100 * averaged:.2f} %')
-    header = {'data': args.data.name, 'ingredients': CHOSEN, 'epochs': args.epochs,
+    header = {'data': args.data.name, 'ingredients': CHOSEN,
               'test_sequences': len(labels), 'averaged': averaged}
     write_json(args.output_dir / 'plots' / 'best.json', header, records)
 
 
 def search(sequences, labels, args):
-    """Search by backward elimination with the one-standard-error rule (Breiman et al. 1984).
+    """Search by backward elimination, then forward, with the one-standard-error rule.
 
-    Starting from all ingredients, remove the one whose removal leaves the highest accuracy, as
-    long as the best recipe so far is then ahead by less than the standard error of the difference,
-    paired over folds. Then try the ADDITIONS. Returns the chosen ingredients, and by candidate,
-    (ingredients, mode, epsilon, number of models averaged), the accuracies on the folds.
+    (Breiman et al. 1984.) From START, remove the ingredient whose removal leaves the highest
+    accuracy, as long as the best recipe so far does not lead by a standard error. Then add each of
+    ADDITIONS, in their order, with which the recipe leads by a standard error. Returns the chosen
+    ingredients, and the accuracies on the folds by recipe, a tuple of ingredients.
     """
-    current = tuple(INGREDIENTS)
-    results = cross_validate([(current, *PLAIN)], sequences, labels, args)
+    results, current = cross_validate([START], sequences, labels, args), START
     while current:
-        smaller = [(tuple(name for name in current if name != removed), *PLAIN)
-                   for removed in current]
+        smaller = [tuple(name for name in current if name != removed) for removed in current]
         results |= cross_validate(smaller, sequences, labels, args)
-        candidate = max(smaller, key=lambda key: results[key].mean())
-        best = max(results, key=lambda key: results[key].mean())
-        lead = results[best] - results[candidate]
-        if lead.mean() > 0 and lead.mean() >= lead.std(ddof=1) / math.sqrt(len(lead)):
+        candidate, best = (max(recipes, key=lambda recipe: results[recipe].mean())
+                           for recipes in (smaller, results))
+        if leads(results[best], results[candidate]):
             break
-        current = candidate[0]
-    additions = [(current, *addition) for addition in ADDITIONS]
-    return current, results | cross_validate(additions, sequences, labels, args)
+        current = candidate
+    for name in ADDITIONS:
+        candidate = (*current, name)
+        results |= cross_validate([candidate], sequences, labels, args)
+        if leads(results[candidate], results[current]):
+            current = candidate
+    return current, results
 
 
-def cross_validate(candidates, sequences, labels, args):
-    """Return the accuracies of each candidate on the held-out folds, float [folds]."""
+def leads(values, others):
+    """Return whether `values` [folds] are larger by at least a standard error of the difference."""
+    lead = values - others
+    return lead.mean() > 0 and lead.mean() >= lead.std(ddof=1) / math.sqrt(len(lead))
+
+
+def cross_validate(recipes, sequences, labels, args):
+    """Return the accuracies of each recipe on the held-out folds, float [folds]."""
     folds = list(stratified_folds(labels, args.folds, args.repeats))
-    tasks = [{'sequences': sequences, 'labels': labels, 'epochs': args.epochs,
-              'candidate': candidate, 'held_out': held_out}
-             for candidate in candidates for held_out in folds]
+    tasks = [{'sequences': sequences, 'labels': labels, 'ingredients': ingredients,
+              'epochs': 2 if args.dry_run else None, 'held_out': held_out}
+             for ingredients in recipes for held_out in folds]
     values = parallel_map(validate, tasks, args.jobs, 'cross-validation')
-    return dict(zip(candidates, np.array(values).reshape(len(candidates), -1)))
+    return dict(zip(recipes, np.array(values).reshape(len(recipes), -1)))
 
 
-def validate(sequences, labels, epochs, candidate, held_out):
-    """Fit a candidate on what is not held out, one seed for each model; return its accuracy."""
-    ingredients, mode, epsilon, members = candidate
+def validate(sequences, labels, ingredients, epochs, held_out):
+    """Fit a recipe on what is not held out; return its accuracy on what is."""
     train, test = ([sequences[i] for i in np.flatnonzero(part)] for part in (~held_out, held_out))
-    models = [fit(train, labels[~held_out], seed, ingredients, mode, epsilon, epochs)
-              for seed in range(members)]
+    model = fit(train, labels[~held_out], 0, ingredients, epochs)
+    mode, epsilon = (recipe_of(ingredients)[key] for key in ('mode', 'epsilon'))
     epsilon = epsilon if mode == 'ProxLSTM' else None  # AdvLSTM perturbs in training only
-    return accuracy(sum(probabilities(model, test, mode, epsilon) for model in models),
-                    labels[held_out])
+    return accuracy(probabilities(model, test, mode, epsilon), labels[held_out])
 
 
-def search_table(records):
-    """Return Markdown: the accuracy of each candidate, and its difference to all ingredients."""
-    results = {}
+def search_table(chosen, records):
+    """Return Markdown: the accuracy of each recipe, and its difference to the one it changes."""
+    results, rows = {}, []
     for r in records:
-        key = tuple(r['ingredients']), r['mode'], r['epsilon'], r['members']
-        results.setdefault(key, []).append(r['accuracy'])
-    rows = []
-    for (ingredients, mode, epsilon, members), values in results.items():
-        missing = [name for name in INGREDIENTS if name not in ingredients]
-        name = 'without ' + '; '.join(missing) if missing else 'all ingredients'
-        name += '' if mode == 'plain' else f'; {mode}, ε = {epsilon:g}'
-        name += '' if members == 1 else f'; {members} models averaged'
-        full = next(iter(results.values()))
-        rows.append((name, mean_std(values), paired_difference(values, full)))
+        results.setdefault(tuple(r['ingredients']), []).append(r['accuracy'])
+    for ingredients, values in results.items():
+        *others, last = ingredients or [None]
+        if last in ADDITIONS:  # to the recipe so far
+            before = tuple(others)
+            name = f'{"eight" if before == START else "these"} and {last}'
+            verdict = 'added' if last in chosen else ''
+        else:
+            before, missing = START, [name for name in START if name not in ingredients]
+            name = f'without {"; ".join(missing)}' if missing else 'the eight ingredients'
+            verdict = ''
+        difference = '' if before == ingredients else paired_difference(values, results[before])
+        rows.append((name, mean_std(values), difference, verdict))
     return markdown_table(('recipe', 'accuracy on held-out folds (%)',
-                           'minus all ingredients (mean ± standard error)'), rows)
+                           'difference (mean ± standard error)', ''), rows)
 
 
 def get_args(argv=None):
@@ -114,14 +120,13 @@ def get_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--data', type=Path, default=UCI_PATH, help='.mat file, see load_data.py')
     add_run_arguments(parser, seeds=1)
-    parser.add_argument('--epochs', type=positive_int, default=EPOCHS)
     parser.add_argument('--tune', action='store_true',
                         help='search by cross-validation within the training set')
-    parser.add_argument('--folds', type=fold_count, default=5)
-    parser.add_argument('--repeats', type=positive_int, default=4)
+    parser.add_argument('--folds', type=fold_count, default=2)
+    parser.add_argument('--repeats', type=positive_int, default=10)
     args = parser.parse_args(argv)
     if args.dry_run:
-        args.epochs, args.folds, args.repeats = 2, 2, 1
+        args.folds, args.repeats = 2, 1
     return args
 
 
@@ -132,13 +137,12 @@ def main(args):
     finish_args(args, 'best_recipe')
     if args.tune:
         chosen, results = search(sequences_of(train), targets_of(train), args)
-        records = [{'ingredients': ingredients, 'mode': mode, 'epsilon': epsilon,
-                    'members': members, 'repeat': k // args.folds, 'fold': k % args.folds,
+        records = [{'ingredients': ingredients, 'repeat': k // args.folds, 'fold': k % args.folds,
                     'accuracy': value}
-                   for (ingredients, mode, epsilon, members), values in results.items()
+                   for ingredients, values in results.items()
                    for k, value in enumerate(values.tolist())]
         write_json(args.output_dir / 'plots' / 'tune_best.json', {'chosen': chosen}, records)
-        print(f'\n{search_table(records)}\n\nChosen: {"; ".join(chosen) or "no ingredient"}')
+        print(f'\n{search_table(chosen, records)}\n\nChosen: {"; ".join(chosen) or "nothing"}')
     else:
         train_and_test(args, test)
     print(f'Written to {args.output_dir / "plots"}')

@@ -6,12 +6,13 @@ from support.figures import markdown_table, mean_std
 from support.statistics import holm, signed_rank
 
 OURS = {'best recipe': 1, 'five of it averaged': 5}  # number of models
-PEERS = {'MiniRocket': 'MiniRocketClassifier', 'MultiRocketHydra': 'MultiRocketHydraClassifier'}
+PEERS = 'MiniRocket', 'MultiRocketHydra', 'FCN'
+UCI_ONLY = 'ResNet',  # fitted on UCI's own partition only
 
 
 def values_of(records, classifier, key):
-    """Return an entry of a classifier's records, ordered by partition: array [partitions]."""
-    own = (r for r in records if r['classifier'] == classifier)
+    """Return an entry of a classifier's fit on each partition, in order: array [partitions]."""
+    own = (r for r in records if r['classifier'] == classifier and r['seed'] == r['partition'])
     return np.array([r[key] for r in sorted(own, key=lambda r: r['partition'])])
 
 
@@ -31,12 +32,13 @@ def compare_with_peers(records, key='accuracy'):
 def peers_table(records):
     """Return Markdown: each classifier over the partitions, and the best recipe minus it."""
     compared, rows = compare_with_peers(records), []
-    for name in (*OURS, *PEERS):
-        accuracy, fit, predict = (values_of(records, name, key) for key in
-                                  ('accuracy', 'fit_seconds', 'predict_seconds'))
+    for name in (*OURS, *PEERS, *UCI_ONLY):
+        uci = [r['accuracy'] for r in records if r['classifier'] == name and r['partition'] == 0]
+        everywhere = '' if name in UCI_ONLY else mean_std(values_of(records, name, 'accuracy'))
         leads = [describe(*compared[ours, name]) if name in PEERS else '' for ours in OURS]
-        rows.append((name, f'{100 * accuracy[0]:.2f}', mean_std(accuracy), *leads,
-                     f'{np.median(fit):.1f}', f'{np.median(predict):.2f}'))
+        fit, predict = (np.median([r[key] for r in records if r['classifier'] == name])
+                        for key in ('fit_seconds', 'predict_seconds'))
+        rows.append((name, mean_std(uci), everywhere, *leads, f'{fit:.1f}', f'{predict:.2f}'))
     return markdown_table(('classifier', "UCI's own partition (%)", 'all partitions (%)',
                            *(f'{ours} minus it' for ours in OURS), 'fit (s)', 'predict (s)'), rows)
 

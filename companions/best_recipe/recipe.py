@@ -11,68 +11,104 @@ import math
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from Classifier import LSTMClassifier
 from load_data import make_batches
+from ProxLSTM import ProxLSTM
 from support.parallel import seeded
-from training import train_model
+from training import average_weights, train_model
 
-# Each ingredient's setting in the full recipe, and without it, as in training.py's base model.
+# The settings of training.py's base model, and those that each ingredient changes.
+BASE = {'raw': False, 'norm_input': False, 'norm_conv': False, 'weight_decay': 1e-3,
+        'one_cycle': False, 'shuffle': False, 'crop': 1.0, 'offset': 0.0, 'warp': 0.0,
+        'second_direction': False, 'epochs': 80, 'hidden_size': 50, 'out_channels': 64,
+        'smoothing': 0.0, 'average_decay': 0.0, 'mode': 'plain', 'epsilon': None, 'teachers': 0}
 INGREDIENTS = {
-    'raw values': {'raw': (True, False)},                  # as input, beside the normalized ones
-    'batch norm, input': {'norm_input': (True, False)},
-    'batch norm, before ReLU': {'norm_conv': (True, False)},
-    'weight decay 5e-3': {'weight_decay': (5e-3, 1e-3)},
-    'one-cycle schedule': {'one_cycle': (True, False)},    # of lr and beta1; without it, constant
-    'shuffled batches': {'shuffle': (True, False)},
-    'random crop': {'crop': (0.8, 1.0)},                   # smallest share of a sequence to keep
-    'random offset': {'offset': (0.4, 0.0)},               # in standard deviations of a coefficient
+    'raw values': {'raw': True},                # as input, beside the normalized ones
+    'batch norm, input': {'norm_input': True},
+    'batch norm, before ReLU': {'norm_conv': True},
+    'weight decay 5e-3': {'weight_decay': 5e-3},
+    'one-cycle schedule': {'one_cycle': True},  # of lr and beta1; without it, constant
+    'shuffled batches': {'shuffle': True},
+    'random crop': {'crop': 0.8},               # smallest share of a sequence to keep
+    'random offset': {'offset': 0.4},           # in standard deviations of a coefficient
+    'time warp': {'warp': 0.3},                 # largest logarithm of a change of speed
+    'second direction': {'second_direction': True},
+    'twice the epochs': {'epochs': 160},
+    'twice the width': {'hidden_size': 100, 'out_channels': 128},
+    'label smoothing 0.1': {'smoothing': 0.1},  # share of the uniform distribution in the targets
+    'averaged weights': {'average_decay': 0.99},
+    'AdvLSTM, ε = 1': {'mode': 'AdvLSTM', 'epsilon': 1.0},
+    'ProxLSTM, ε = 2': {'mode': 'ProxLSTM', 'epsilon': 2.0},
+    'distillation': {'teachers': 5},            # models whose mean probabilities are the targets
 }
-CHOSEN = tuple(INGREDIENTS)  # by --tune: removing any of them costs more than its standard error
-EPOCHS, BATCH_SIZE, KERNEL_SIZE, PEAK_LR, CONSTANT_LR = 80, 27, 3, 3e-3, 1e-3
+CHOSEN = (*list(INGREDIENTS)[:8], 'time warp', 'second direction', 'twice the epochs')  # by --tune
+BATCH_SIZE, KERNEL_SIZE, PEAK_LR, CONSTANT_LR = 27, 3, 3e-3, 1e-3
 
 
 class BestClassifier(LSTMClassifier):
-    """`LSTMClassifier` that with `raw` reads each step twice: divided by its norm, and as it is."""
+    """`LSTMClassifier` with two options.
 
-    def __init__(self, input_size=12, raw=True, **arguments):
+    With `raw` it reads each step twice: divided by its norm, and as it is. With `second_direction`
+    a second LSTM reads each sequence from its end; the linear layer reads the last outputs of both.
+    """
+
+    def __init__(self, input_size=12, raw=True, second_direction=False, **arguments):
         super().__init__(input_size * (1 + raw), **arguments)
         self.raw = raw
-        self.arguments = {'input_size': input_size, 'raw': raw, **arguments}  # for a checkpoint
+        self.backward_lstm = None
+        if second_direction:
+            hidden_size, classes = self.linear.in_features, self.linear.out_features
+            self.backward_lstm = ProxLSTM(self.conv.out_channels, hidden_size, batch_first=True)
+            self.linear = nn.Linear(2 * hidden_size, classes)
+        self.arguments = {'input_size': input_size, 'raw': raw,  # for a checkpoint
+                          'second_direction': second_direction, **arguments}
 
     def features(self, input):
         normalized = F.normalize(input, dim=2) if input.shape[2] > 1 else input
         return torch.cat([normalized, input], dim=2) if self.raw else normalized
 
+    def last_output(self, v, lengths, epsilon):
+        last = super().last_output(v, lengths, epsilon)
+        if self.backward_lstm is None:
+            return last
+        steps = lengths[:, None] - 1 - torch.arange(v.shape[1], device=v.device)
+        reverse = v.take_along_dim(steps.clamp(min=0)[:, :, None], dim=1)
+        return torch.cat([last, self.recur(self.backward_lstm, reverse, lengths, epsilon)], dim=1)
+
 
 def recipe_of(ingredients):
     """Return the settings of a recipe with these ingredients."""
-    return {key: full if name in ingredients else without
-            for name, settings in INGREDIENTS.items() for key, (full, without) in settings.items()}
+    return BASE | {key: value for name in ingredients for key, value in INGREDIENTS[name].items()}
 
 
-def fit(sequences, labels, seed=0, ingredients=CHOSEN, mode='plain', epsilon=None, epochs=EPOCHS):
+def fit(sequences, labels, seed=0, ingredients=CHOSEN, epochs=None):
     """Train one model on float32 [T, F] arrays and their classes, int64 [N] from 0.
 
-    It runs on the CPU, on one thread; `mode` and `epsilon` are those of training.train_model.
-    Returns the model in evaluation mode. Raises ValueError if a sequence is shorter than the
-    convolution kernel, or if batch normalization would get a minibatch of one value.
+    It runs on the CPU, on one thread; `epochs` replaces the recipe's number. Returns the model in
+    evaluation mode. Raises ValueError if a sequence is shorter than the convolution kernel, or if
+    batch normalization could get a minibatch of one value.
     """
     recipe = recipe_of(ingredients)
-    alone = len(sequences) % BATCH_SIZE == 1  # the longest sequence, in a minibatch of its own
-    if alone and recipe['norm_conv'] and max(map(len, sequences)) == KERNEL_SIZE:
-        raise ValueError(f'batch normalization needs two values in every minibatch, but the last '
-                         f'of {len(sequences)} sequences of {KERNEL_SIZE} steps leaves only one')
+    epochs = epochs or recipe['epochs']
+    check_last_batch(sequences, recipe)
+    teachers = [fit(sequences, labels, 1000 * k + seed,
+                    [name for name in ingredients if name != 'distillation'], epochs)
+                for k in range(1, recipe['teachers'] + 1)]
     generator = np.random.default_rng(seed)
     deviation = np.concatenate(sequences).std(0)
     with seeded(seed):
         model = BestClassifier(
-            sequences[0].shape[1], recipe['raw'], output_size=int(labels.max()) + 1,
-            kernel_size=KERNEL_SIZE,
+            sequences[0].shape[1], recipe['raw'], recipe['second_direction'],
+            output_size=int(labels.max()) + 1, kernel_size=KERNEL_SIZE,
+            hidden_size=recipe['hidden_size'], out_channels=recipe['out_channels'],
             batch_norm=[place for place in ('input', 'conv') if recipe[f'norm_{place}']])
         optimizer = torch.optim.Adam(model.parameters(), CONSTANT_LR,
                                      weight_decay=recipe['weight_decay'])
+        if recipe['average_decay']:
+            averaged = average_weights(model, optimizer, recipe['average_decay'])
         if recipe['one_cycle']:
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=epochs)
         for _ in range(epochs):
@@ -81,19 +117,53 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, mode='plain', epsilon=Non
             batches = make_batches(changed, labels[order], BATCH_SIZE)
             if recipe['shuffle']:
                 batches = [batches[i] for i in generator.permutation(len(batches))]
-            train_model(model, batches, optimizer, mode, epsilon)
+            batches = [soften(batch, model, recipe, teachers) for batch in batches]
+            train_model(model, batches, optimizer, recipe['mode'], recipe['epsilon'])
             if recipe['one_cycle']:
                 schedule.step()
-    return model.eval()
+    return (averaged.module if recipe['average_decay'] else model).eval()
+
+
+def check_last_batch(sequences, recipe):
+    """Raise ValueError if the longest sequence, alone in a minibatch, could have a single value."""
+    shortest = recipe['crop'] * (max(map(len, sequences)) / math.exp(recipe['warp']) - 0.5)
+    if len(sequences) % BATCH_SIZE == 1 and recipe['norm_conv'] and shortest <= KERNEL_SIZE:
+        raise ValueError(f'batch normalization needs two values in every minibatch, but the last '
+                         f'of {len(sequences)} sequences of at most {max(map(len, sequences))} '
+                         f'steps may leave only one')
 
 
 def augment(x, deviation, recipe, generator):
-    """Cut a random piece out of x [T, F] and add a random constant to each feature."""
+    """Change the speed of x [T, F], cut a random piece out and add a constant to each feature."""
+    if recipe['warp']:
+        x = warp(x, *generator.uniform(-recipe['warp'], recipe['warp'], 2))
     shortest = max(math.ceil(recipe['crop'] * len(x)), min(KERNEL_SIZE, len(x)))
     steps = generator.integers(shortest, len(x) + 1)
     start = generator.integers(len(x) - steps + 1)
     offset = recipe['offset'] * deviation * generator.standard_normal(len(deviation))
     return (x[start:start + steps] + offset).astype(np.float32)
+
+
+def warp(x, stretch, bend):
+    """Interpolate x [T, F] linearly at exp(stretch) · T times, which bend the speed along x."""
+    steps = max(min(KERNEL_SIZE, len(x)), round(len(x) * math.exp(stretch)))
+    position = (len(x) - 1) * np.linspace(0, 1, steps) ** math.exp(bend)
+    before = np.minimum(position.astype(int), len(x) - 2)
+    weight = (position - before)[:, None]
+    return (1 - weight) * x[before] + weight * x[before + 1]
+
+
+@torch.no_grad()
+def soften(batch, model, recipe, teachers):
+    """Return the batch with its teachers' probabilities or smoothed classes as its targets."""
+    targets, classes = batch.targets, model.linear.out_features
+    if teachers:
+        targets = sum(teacher(batch.inputs, batch.lengths).softmax(1) for teacher in teachers)
+        targets = targets / len(teachers)
+    if recipe['smoothing']:
+        targets = F.one_hot(targets, classes) if targets.dim() == 1 else targets
+        targets = (1 - recipe['smoothing']) * targets + recipe['smoothing'] / classes
+    return batch._replace(targets=targets)
 
 
 @torch.no_grad()

@@ -121,21 +121,27 @@ def train_sequence_classifier(base, settings, seed, batches, epochs, test, devic
             'history': history}
 
 
-def best_recipe_models(args, data=UCI_PATH, epochs=None):
+def best_recipe_models(args, data=UCI_PATH):
     """Return the best recipe's models, 'best recipe' by seed; 'seconds' is their training time."""
-    epochs = epochs or (2 if args.dry_run else recipe.EPOCHS)
     batches, _ = load_data(data, kernel_size=recipe.KERNEL_SIZE)
-    config = {'data_sha256': hash_file(data), 'torch': torch.__version__, 'epochs': epochs,
-              **recipe.recipe_of(recipe.CHOSEN), 'batch_size': recipe.BATCH_SIZE,
-              'kernel_size': recipe.KERNEL_SIZE, 'lr': [recipe.PEAK_LR, recipe.CONSTANT_LR]}
-    function = partial(train_best_recipe, sequences_of(batches), targets_of(batches), epochs)
+    config = best_recipe_config(data, 2 if args.dry_run else None)
+    function = partial(train_best_recipe, sequences_of(batches), targets_of(batches),
+                       config['epochs'])
     return load_or_train_all(args, {
         ('best recipe', seed): (f'best_seed{seed}', config, partial(function, seed))
         for seed in range(args.seeds)}, 'best recipe')
 
 
+def best_recipe_config(data, epochs=None):
+    """Return all that a model of the best recipe depends on; `epochs` replaces the recipe's."""
+    settings = recipe.recipe_of(recipe.CHOSEN)
+    return {'data_sha256': hash_file(data), 'torch': torch.__version__, **settings,
+            'epochs': epochs or settings['epochs'], 'batch_size': recipe.BATCH_SIZE,
+            'kernel_size': recipe.KERNEL_SIZE, 'lr': [recipe.PEAK_LR, recipe.CONSTANT_LR]}
+
+
 def train_best_recipe(sequences, labels, epochs, seed):
-    start = time.perf_counter()
+    start = time.process_time()
     model = recipe.fit(sequences, labels, seed, epochs=epochs)
     return {'arguments': model.arguments, 'state_dict': model.state_dict(),
-            'seconds': round(time.perf_counter() - start, 2)}
+            'seconds': round(time.process_time() - start, 2)}

@@ -8,39 +8,44 @@ import pytest
 import torch
 
 from companions.best_recipe import experiment
-from companions.best_recipe.recipe import INGREDIENTS, BestClassifier, recipe_of
+from companions.best_recipe.recipe import INGREDIENTS, BestClassifier
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from tests.helpers import ROOT
 
 
 def search_with(monkeypatch, score):
-    """Search with score(ingredients, mode, epsilon, members) instead of accuracies on two folds."""
+    """Search with score(ingredients) instead of accuracies on two folds."""
     asked = []
 
-    def cross_validate(candidates, *_):
-        asked.extend(candidates)
-        return {key: np.array(score(*key)) for key in candidates}
+    def cross_validate(recipes, *_):
+        asked.extend(recipes)
+        return {recipe: np.array(score(recipe)) for recipe in recipes}
 
     monkeypatch.setattr(experiment, 'cross_validate', cross_validate)
     return experiment.search(None, None, None)[0], asked
 
 
-def test_the_search_drops_what_is_not_missed_and_keeps_what_is(monkeypatch):
-    kept = ('raw values', 'random crop')
+def test_the_search_drops_what_is_not_missed_and_adds_what_helps(monkeypatch):
+    wanted = 'raw values', 'random crop', 'second direction', 'label smoothing 0.1'
 
-    def score(ingredients, *_):  # each of `kept` is worth 0.1 on both folds; the others only noise
-        worth = 0.1 * sum(name in ingredients for name in kept)
-        return worth + 0.02 * (len(ingredients) % 2), worth - 0.015 * (len(ingredients) % 2)
+    def score(names):  # each of `wanted` is worth 0.1 on both folds; the others only noise
+        worth = 0.1 * sum(name in wanted for name in names)
+        return worth + 0.02 * (len(names) % 2), worth - 0.015 * (len(names) % 2)
 
     chosen, asked = search_with(monkeypatch, score)
-    assert chosen == kept
-    assert {key[1:] for key in asked if key[0] == kept} == {experiment.PLAIN, *experiment.ADDITIONS}
+    assert chosen == wanted
+    assert wanted[:2] + ('time warp',) in asked and wanted + ('averaged weights',) in asked
 
 
 def test_the_search_keeps_everything_where_everything_counts(monkeypatch):
-    chosen, asked = search_with(monkeypatch, lambda names, *_: (len(names), len(names) + 0.5))
-    assert chosen == tuple(INGREDIENTS)
-    assert len(asked) == 1 + len(INGREDIENTS) + len(experiment.ADDITIONS)
+    chosen, asked = search_with(monkeypatch, lambda names: (len(names), len(names) + 0.5))
+    assert chosen == tuple(INGREDIENTS) and len(asked) == 1 + len(INGREDIENTS)
+
+
+def test_a_lead_below_its_standard_error_is_none():
+    assert experiment.leads(np.array([0.5, 0.7]), np.array([0.4, 0.4]))
+    assert not experiment.leads(np.array([0.3, 0.9]), np.array([0.4, 0.4]))
+    assert not experiment.leads(np.array([0.4, 0.4]), np.array([0.4, 0.4]))
 
 
 def test_held_out_sequences_are_not_in_training(monkeypatch):
@@ -57,8 +62,8 @@ def test_held_out_sequences_are_not_in_training(monkeypatch):
 
     monkeypatch.setattr(experiment, 'fit', fake_fit)
     monkeypatch.setattr(experiment, 'probabilities', fake_probabilities)
-    args = argparse.Namespace(folds=5, repeats=2, jobs=1, epochs=1)
-    values, = experiment.cross_validate([((), *experiment.PLAIN)], sequences_of(batches),
+    args = argparse.Namespace(folds=5, repeats=2, jobs=1, dry_run=False)
+    values, = experiment.cross_validate([()], sequences_of(batches),
                                         targets_of(batches), args).values()
     assert len(seen) == len(values) == 10 and all(len(known) == 216 for known in seen)
 
@@ -68,7 +73,7 @@ def run(*arguments):
 
 
 def test_every_seed_is_trained_saved_and_tested(tmp_path, capsys):
-    run('--epochs', 1, '--seeds', 2, '--jobs', 1, '--output-dir', tmp_path)
+    run('--dry-run', '--seeds', 2, '--jobs', 1, '--output-dir', tmp_path)
     out = capsys.readouterr().out
     assert 'seed 1: ' in out and 'the 2 models averaged' in out
     results = json.loads((tmp_path / 'plots' / 'best.json').read_text())
@@ -81,18 +86,22 @@ def test_every_seed_is_trained_saved_and_tested(tmp_path, capsys):
 
 
 def test_the_search_is_written_with_its_table(tmp_path, monkeypatch, capsys):
-    full = recipe_of(INGREDIENTS)
-    monkeypatch.setattr(experiment, 'INGREDIENTS', {'random crop': INGREDIENTS['random crop']})
-    monkeypatch.setattr(experiment, 'ADDITIONS', [('ProxLSTM', 1.0, 1), ('plain', None, 2)])
-    monkeypatch.setattr('companions.best_recipe.recipe.recipe_of',
-                        lambda names: full if names else {**full, 'crop': 1.0})
+    monkeypatch.setattr(experiment, 'START', ('random crop',))
+    monkeypatch.setattr(experiment, 'ADDITIONS', ('distillation', 'ProxLSTM, ε = 2'))
+    monkeypatch.setattr(experiment, 'leads', lambda *_: True)
     run('--tune', '--dry-run', '--jobs', 1, '--output-dir', tmp_path)
     written = json.loads((tmp_path / 'plots' / 'tune_best.json').read_text())
-    table = experiment.search_table(written['runs'])
+    table = experiment.search_table(tuple(written['chosen']), written['runs'])
     assert table in capsys.readouterr().out
-    assert len(written['runs']) == 2 * len(table.splitlines()[2:])
-    assert 'without random crop' in table and 'ProxLSTM, ε = 1 |' in table
-    assert '2 models averaged' in table
+    rows = table.splitlines()[2:]
+    assert len(written['runs']) == 2 * len(rows) == 8
+    assert 'without random crop' in rows[1] and rows[2].endswith('added |')
+    values = {tuple(r['ingredients']): [] for r in written['runs']}
+    for r in written['runs']:
+        values[tuple(r['ingredients'])].append(r['accuracy'])
+    *before, _ = added = ('random crop', 'distillation', 'ProxLSTM, ε = 2')
+    difference = 100 * (np.mean(values[added]) - np.mean(values[tuple(before)]))
+    assert f'| {difference:+.2f} ± ' in rows[3] and 'ProxLSTM, ε = 2 |' in rows[3]
 
 
 @pytest.mark.parametrize('given, words', [

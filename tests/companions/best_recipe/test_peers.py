@@ -14,10 +14,13 @@ def test_comparisons_are_paired_by_partition_and_corrected():
     correct['MultiRocketHydra'] = correct['MiniRocket'] + 1
     correct['best recipe'] = correct['MiniRocket'] + np.array(
         2 * [1, 2, 1, -1, 1, 3, 2, 0, 1, 2, -2, 1])
-    correct['five of it averaged'] = correct['MiniRocket'] + 3
-    records = [{'classifier': name, 'partition': k, 'accuracy': counts[k] / 370,
+    correct['five of it averaged'] = correct['FCN'] = correct['MiniRocket'] + 3
+    records = [{'classifier': name, 'partition': k, 'seed': k, 'accuracy': counts[k] / 370,
                 'fit_seconds': 1.0, 'predict_seconds': 1.0}
                for name, counts in correct.items() for k in rng.permutation(24)]
+    records += [{'classifier': name, 'partition': 0, 'seed': seed, 'accuracy': 0.9 + seed / 100,
+                 'fit_seconds': 1.0, 'predict_seconds': 1.0}
+                for name, seeds in {'FCN': (1, 2), 'ResNet': (0, 1, 2)}.items() for seed in seeds]
     compared = compare_with_peers(records)
     difference, p = compared['best recipe', 'MiniRocket']
     assert difference == pytest.approx((correct['best recipe'] - correct['MiniRocket']) / 3.7)
@@ -26,3 +29,4 @@ def test_comparisons_are_paired_by_partition_and_corrected():
     assert [p for _, p in compared.values()] == pytest.approx(holm(list(raw.values())))
     assert (f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; 18 better, 2 equal, 4 worse'
             in peers_table(records))
+    assert '| ResNet | 91.0 ± 1.0 |  |  |  | 1.0 | 1.00 |' in peers_table(records)

@@ -45,11 +45,11 @@ def partitions(train_labels, test_labels, count):
         yield part
 
 
-def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, epochs=None):
+def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, changes):
     """Fit a classifier on the training part; return its record of accuracies and seconds.
 
     The best recipe's models and the networks are saved to `folder`, or loaded if they are there.
-    `epochs` replaces their numbers of epochs. The seconds are of processor time.
+    `changes` replace their settings. The seconds are of processor time.
     """
     def load_or_fit(kind, seed, config, function, *arguments):
         return load_or_train(folder / f'{kind}_partition{partition}_seed{seed}.pt',
@@ -57,10 +57,10 @@ def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, epoc
                              partial(function, *arguments, seed))
 
     if name in OURS:
-        predict, test, fit_seconds = fit_recipe(OURS[name], sequences, labels, part, seed, epochs,
+        predict, test, fit_seconds = fit_recipe(OURS[name], sequences, labels, part, seed, changes,
                                                 load_or_fit)
     elif name in networks.NETWORKS:
-        predict, test, fit_seconds = fit_network(name, sequences, labels, part, seed, epochs,
+        predict, test, fit_seconds = fit_network(name, sequences, labels, part, seed, changes,
                                                  load_or_fit)
     else:
         predict, test, fit_seconds = fit_aeon(name, sequences, labels, part, seed)
@@ -73,23 +73,23 @@ def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, epoc
             'predict_seconds': round(time.process_time() - start, 3)}
 
 
-def fit_recipe(members, sequences, labels, part, seed, epochs, load_or_fit):
+def fit_recipe(members, sequences, labels, part, seed, changes, load_or_fit):
     """Return a function from test data to classes [N], the test data, and the seconds of fitting.
 
     The same holds for the other two functions.
     """
     train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
-    config = best_recipe_config(UCI_PATH, epochs)
-    checkpoints = [load_or_fit('best', seed + k, config, train_best_recipe, train, labels[part],
-                               config['epochs']) for k in range(members)]
+    checkpoints = [load_or_fit('best', seed + k, best_recipe_config(UCI_PATH, changes),
+                               train_best_recipe, train, labels[part], changes)
+                   for k in range(members)]
     models = [BestClassifier.from_checkpoint(checkpoint) for checkpoint in checkpoints]
     return (lambda x: sum(probabilities(model, x) for model in models).argmax(1).numpy(), test,
             sum(checkpoint['seconds'] for checkpoint in checkpoints))
 
 
-def fit_network(name, sequences, labels, part, seed, epochs, load_or_fit):
+def fit_network(name, sequences, labels, part, seed, changes, load_or_fit):
     x = networks.resample(sequences, max(map(len, sequences)))
-    settings = {**networks.TRAINING[name], **({'epochs': epochs} if epochs else {})}
+    settings = networks.TRAINING[name] | changes
     config = {**settings, 'torch': torch.__version__, 'data_sha256': hash_file(UCI_PATH)}
     checkpoint = load_or_fit(name.lower(), seed, config, partial(networks.fit, **settings), name,
                              x[part], torch.tensor(labels[part]))
@@ -137,7 +137,8 @@ def main(args):
     fits += [(name, k, k) for name in (*OURS, *PEERS) if name not in networks.NETWORKS
              for k in range(args.resamples)]
     tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': parts[k],
-              'fresh': fresh, 'partition': k, 'seed': seed, 'epochs': 2 if args.dry_run else None,
+              'fresh': fresh, 'partition': k, 'seed': seed,
+              'changes': {'epochs': 2} if args.dry_run else {},
               'folder': args.output_dir / 'checkpoints' / 'benchmarks'}
              for name, k, seed in fits]
     records = parallel_map(evaluate, tasks, args.jobs, 'fits')

@@ -49,9 +49,10 @@ def describe_sequences():
     records = load('amp_sequences')['runs']
     results = {method: sequences.results_of(records, method) for method in sequences.METHODS}
     for found in results.values():
-        history, losses = found['history'], np.median(found['losses'], axis=0)
-        found |= {'before_spikes': history[:, 65:75].mean(1), 'lowest': history[:, 50:].min(),
-                  'loss_at': dict(zip((0, *sequences.RADII), losses))}
+        history, around = found['history'], np.median(found['around'], axis=0)
+        found |= {'median_seconds': np.median(found['seconds']),
+                  'before_spikes': history[:, 65:75].mean(1), 'lowest': history[:, 50:].min(),
+                  'loss_at': dict(zip((0, *sequences.RADII), around))}
 
     def gain(method, key='accuracy'):
         """Compare a method with plain training."""

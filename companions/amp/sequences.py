@@ -47,8 +47,9 @@ def evaluate(method, seed, checkpoint, device):
     """Return the record of a trained model."""
     model = LSTMClassifier.from_checkpoint(checkpoint).to(device)
     inputs, targets, lengths = (x.to(device) for x in load_data(DEFAULT_PATH, 270)[0][0])
-    losses = loss_around(model, lambda: F.cross_entropy(model(inputs, lengths), targets))
-    return {'method': method, 'seed': seed, 'history': checkpoint['history'], **losses}
+    around = loss_around(model, lambda: F.cross_entropy(model(inputs, lengths), targets))
+    kept = {key: checkpoint[key] for key in ('history', 'losses', 'seconds')}
+    return {'method': method, 'seed': seed, **kept, **around}
 
 
 def tune(args):
@@ -99,7 +100,7 @@ def results_of(records, method):
     runs = sorted((r for r in records if r['method'] == method), key=lambda r: r['seed'])
     results = {key: np.array([r[key] for r in runs]) for key in runs[0]}
     history = results['history']
-    return results | {'losses': np.column_stack([results['loss'], results['loss_around']]),
+    return results | {'around': np.column_stack([results['loss'], results['loss_around']]),
                       'accuracy': history[:, -1], 'last_ten': history[:, -10:].mean(1)}
 
 
@@ -109,7 +110,8 @@ def comparison_table(records):
     header = ['method']
     for name in COLUMNS.values():
         header += [name, 'minus plain']
-    header += ['training loss (median) at the weights', *(f'at distance {r:g}' for r in RADII)]
+    header += ['training loss (median) at the weights', *(f'at distance {r:g}' for r in RADII),
+               'CPU seconds (median)']
     rows = []
     for method in METHODS:
         row = [method]
@@ -117,8 +119,9 @@ def comparison_table(records):
             values = results[method][key]
             difference = mean_std(values - results['plain'][key], sign='+')
             row += [mean_std(values), difference if method != 'plain' else '']
-        losses = np.median(results[method]['losses'], axis=0)
-        rows.append([*row, *(f'{loss:.3f}' for loss in losses)])
+        losses = np.median(results[method]['around'], axis=0)
+        rows.append([*row, *(f'{loss:.3f}' for loss in losses),
+                     f'{np.median(results[method]["seconds"]):.1f}'])
     return markdown_table(header, rows)
 
 
@@ -137,18 +140,22 @@ def tuning_table(records):
 
 
 def plot_comparison(path, records):
-    """Draw accuracy over epochs, and the training loss over the distance from the weights."""
-    figure = Figure(figsize=(11, 4.5), layout='constrained')
-    axes = figure.subplots(1, 2)
+    """Draw accuracy and training loss over epochs, and the loss over the distance."""
+    figure = Figure(figsize=(14, 4.5), layout='constrained')
+    axes = figure.subplots(1, 3)
     for k, method in enumerate(METHODS):
         results = results_of(records, method)
         draw_band(axes[0], 100 * results['history'], method, {'color': f'C{k}'})
-        y = np.median(results['losses'], axis=0)
-        bars = y - results['losses'].min(0), results['losses'].max(0) - y
-        axes[1].errorbar((0, *RADII), y, bars, fmt='o-', capsize=3, label=method)
+        axes[1].plot(range(1, 1 + results['losses'].shape[1]), np.median(results['losses'], axis=0),
+                     label=method)
+        y = np.median(results['around'], axis=0)
+        bars = y - results['around'].min(0), results['around'].max(0) - y
+        axes[2].errorbar((0, *RADII), y, bars, fmt='o-', capsize=3, label=method)
     axes[0].set(title='Accuracy', xlabel='epoch after the base model',
                 ylabel="accuracy on UCI's 370 (%)\nmean, band: ± standard deviation")
-    axes[1].set(title='Training loss around the weights', xlabel='distance along the gradient',
+    axes[1].set(title='Training loss', xlabel='epoch after the base model',
+                ylabel='median over seeds', yscale='log')
+    axes[2].set(title='Training loss around the weights', xlabel='distance along the gradient',
                 ylabel='median over seeds, bars: lowest to highest', yscale='log')
     for ax in axes:
         ax.grid(alpha=0.3)

@@ -8,6 +8,7 @@ Writes attacks_sequences.json and attacks_sequences.png to plots/ there.
 """
 
 import argparse
+import math
 from functools import partial
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from matplotlib.figure import Figure
 
 from Classifier import LSTMClassifier
-from companions.attacks.attacks import noise, pgd
+from companions.attacks.attacks import expand, noise, norms, pgd
+from companions.attacks.stronger import ddn, margin_ratio, square
 from companions.best_recipe.recipe import BestClassifier
-from companions.common.models import (EPOCHS, MODELS, amp_models, assignment_models,
-                                      best_recipe_models)
+from companions.common.models import (EPOCHS, MODELS, NOISY, WITH_NOISE, amp_models,
+                                      assignment_models, best_recipe_models, noise_models)
 from load_data import UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
@@ -33,22 +35,20 @@ STYLES = {'base': 'C7-', 'Adv control': 'C7--', 'Adv': 'C3-', 'Prox control': 'C
 CONTROLS = {'Adv': 'Adv control', 'Prox': 'Prox control', 'AMP': 'Prox control',
             'SAM': 'Prox control', 'best recipe': 'base'}
 INPUTS = 'normalized', 'raw'  # what is attacked: the convolution's input, or the data's values
-MASKING_EPSILON = 0.5         # at which gradient masking is tested
-MASKING = {('PGD', MASKING_EPSILON): f'PGD {MASKING_EPSILON:g}',
-           ('PGD, restarts', MASKING_EPSILON): '+ random starts',
-           ('PGD, more steps', MASKING_EPSILON): '+ more steps',
-           ('PGD, transferred', MASKING_EPSILON): "with its control's gradients"}
-EFFORT = {'epsilons': (0.1, 0.25, MASKING_EPSILON, 1.0), 'steps': 10, 'restarts': 3,
-          'more_steps': 50, 'noise_draws': 10}
-DRY_RUN_EFFORT = {'epsilons': (MASKING_EPSILON,), 'steps': 1, 'restarts': 1, 'more_steps': 1,
-                  'noise_draws': 1}
+STRENGTH_EPSILON = 0.5        # at which the attacks are compared
+EFFORT = {'epsilons': (0.1, 0.25, STRENGTH_EPSILON, 1.0), 'steps': 10, 'queries': 300, 'noise_draws': 10}
+DRY_RUN_EFFORT = {'epsilons': (STRENGTH_EPSILON,), 'steps': 1, 'queries': 2, 'noise_draws': 1}
+TARGETS = 3  # of the attacks on one class each: the likeliest wrong ones
+ALL = '+ Square'  # the last of `stronger_attacks`: what is left is the robust accuracy
 
 
 def load_classifier(name, checkpoint, attacked, device='cpu'):
     """Return (classify, prepare), functions for attacks on the input `attacked`, one of INPUTS.
 
-    prepare(raw sequences) is that input, x [B, T, F]; classify(x, lengths) its logits.
+    prepare(raw sequences) is that input, x [B, T, F]; classify(x, lengths) its logits. `name` is
+    one of STYLES, with or without WITH_NOISE at its end.
     """
+    name = name.removesuffix(WITH_NOISE)
     cls = BestClassifier if name == 'best recipe' else LSTMClassifier
     model = cls.from_checkpoint(checkpoint).to(device).requires_grad_(False)
     mode, epsilon = MODELS.get(name, ('plain', 0.0))
@@ -59,70 +59,92 @@ def load_classifier(name, checkpoint, attacked, device='cpu'):
     return classify, prepare
 
 
-def attack_sequences(name, seed, checkpoint, control, epsilons, steps, restarts, more_steps,
-                     noise_draws, device='cpu'):
+def stronger_attacks(epsilon, steps, queries, generator):
+    """Return what follows PGD, by name: functions (model, x, labels, mask) -> perturbed x.
+
+    Each works on what those before it left.
+    """
+    def target(model, x, labels, mask, rank):
+        with torch.no_grad():
+            logits = model(x).scatter(1, labels[:, None], -math.inf)
+        targets = logits.topk(rank).indices[:, -1]
+        return pgd(model, x, labels, epsilon, steps, norm=2, mask=mask,
+                   loss=partial(margin_ratio, targets=targets))
+
+    def search_smallest(model, x, labels, mask):
+        found = ddn(model, x, labels, 3 * steps, mask=mask)
+        within = norms(found - x, 2) <= epsilon
+        return torch.where(expand(within, x), found, x)
+
+    attack = partial(pgd, epsilon=epsilon, norm=2)
+    return {'+ random starts': [partial(attack, steps=steps, generator=generator)] * 2,
+            '+ margin': [partial(attack, steps=2 * steps, loss=margin_ratio)],
+            '+ targets': [partial(target, rank=k + 1) for k in range(TARGETS)],
+            '+ DDN': [search_smallest],
+            ALL: [partial(square, epsilon=epsilon, steps=queries, generator=generator)]}
+
+
+def attack_sequences(name, seed, checkpoint, epsilons, steps, queries, noise_draws, device='cpu'):
     """Attack one model on UCI's 370 test sequences and return records of its accuracy.
 
     'noise' is the mean over `noise_draws`; 'PGD' counts sequences classified correctly without an
-    attack and at every epsilon up to this one. Three more attacks, on the raw input at
-    MASKING_EPSILON, test for gradient masking: 'PGD, restarts' attacks what 'PGD' left, from random
-    starts, 'PGD, more steps' what this left; 'PGD, transferred' follows the gradients of `control`,
-    a checkpoint or None.
+    attack and at every epsilon up to this one. So do the stronger attacks, of which each record
+    counts what it and all before it left.
     """
     _, test = load_data(UCI_PATH, EVALUATION_BATCH)
     total = sum(len(batch.targets) for batch in test)
     records = []
 
     def add(attack, epsilon, *draws):
-        correct = np.mean([sum(len(y) for _, y, _ in batches) for batches in draws]).item()
+        correct = np.mean([sum(part.sum().item() for part in parts) for parts in draws]).item()
         records.append({'model': name, 'seed': seed, 'input': attacked, 'attack': attack,
                         'epsilon': epsilon, 'accuracy': correct / total})
 
-    for attacked in INPUTS[1:] if name == 'best recipe' else INPUTS:  # it reads both at once
+    # The best recipe reads both inputs at once.
+    only_raw = name.endswith(WITH_NOISE) or name == 'best recipe'
+    for attacked in INPUTS[1:] if only_raw else INPUTS:
         classify, prepare = load_classifier(name, checkpoint, attacked, device)
         batches = [(prepare(x.to(device)), y.to(device), lengths.to(device))
                    for x, y, lengths in test]
         generator = torch.Generator().manual_seed(seed)
-        left = unattacked = still_correct(batches, classify, lambda model, x, labels, mask: x)
-        add('none', 0.0, left)
+        everything = [torch.ones_like(y, dtype=torch.bool) for _, y, _ in batches]
+        unattacked = still_correct(batches, everything, classify, lambda model, x, labels, mask: x)
+        add('none', 0.0, unattacked)
+        left = robust = unattacked
         for epsilon in epsilons:
             def add_noise(model, x, labels, mask):
                 return noise(x, epsilon, norm=2, mask=mask, generator=generator)
 
-            draws = [still_correct(batches, classify, add_noise) for _ in range(noise_draws)]
-            add('noise', epsilon, *draws)
-            attack = partial(pgd, epsilon=epsilon, steps=steps, norm=2)
-            left = still_correct(left, classify, attack)
+            add('noise', epsilon, *(still_correct(batches, everything, classify, add_noise)
+                                    for _ in range(noise_draws)))
+            left = still_correct(batches, left, classify,
+                                 partial(pgd, epsilon=epsilon, steps=steps, norm=2))
             add('PGD', epsilon, left)
-            if attacked == 'raw' and epsilon == MASKING_EPSILON:
-                again = left
-                for _ in range(restarts):
-                    again = still_correct(again, classify, partial(attack, generator=generator))
-                add('PGD, restarts', epsilon, again)
-                again = still_correct(again, classify, partial(attack, steps=more_steps))
-                add('PGD, more steps', epsilon, again)
-                if control is not None:
-                    source, _ = load_classifier(CONTROLS[name], control, attacked, device)
-                    # stop=False: a point that just fools the control hardly fools another model.
-                    add('PGD, transferred', epsilon, still_correct(
-                        unattacked, classify, partial(attack, stop=False), source))
+            robust = [one & other for one, other in zip(robust, left)]
+            attacks = stronger_attacks(epsilon, steps, queries, generator)
+            for title, functions in attacks.items():
+                for attack in functions:
+                    robust = still_correct(batches, robust, classify, attack)
+                add(title, epsilon, robust)
     return records
 
 
-def still_correct(batches, classify, attack, source=None):
-    """Return the samples of `batches`, (x, labels, lengths) each, that the attack leaves correct.
+def still_correct(batches, chosen, classify, attack):
+    """Return which of the `chosen` samples the attack leaves correct.
 
-    They are returned unattacked. The attack works on `source`, by default on `classify`; both map
-    (x, lengths) to logits.
+    `batches` is a list of (x, labels, lengths), `chosen` and the result of a bool [B] for each;
+    classify(x, lengths) returns logits.
     """
     left = []
-    for x, y, lengths in batches:
-        valid_steps = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, :, None]
-        perturbed = attack(lambda x: (source or classify)(x, lengths), x, y, mask=valid_steps)
-        with torch.no_grad():
-            correct = classify(perturbed, lengths).argmax(1) == y
-        if correct.any():
-            left.append((x[correct], y[correct], lengths[correct]))
+    for (x, y, lengths), which in zip(batches, chosen):
+        x, y, lengths, which = x[which], y[which], lengths[which], which.clone()
+        if len(y):
+            steps = torch.arange(x.shape[1], device=x.device)
+            perturbed = attack(lambda x: classify(x, lengths), x, y,
+                               mask=(steps < lengths[:, None])[:, :, None])
+            with torch.no_grad():
+                which[which.clone()] = classify(perturbed, lengths).argmax(1) == y
+        left.append(which)
     return left
 
 
@@ -135,22 +157,28 @@ def accuracies(records, model, attacked, attack, epsilon):
 
 def table_columns(records):
     """Return {(attack, epsilon): title}."""
-    epsilons = sorted({r['epsilon'] for r in records if r['attack'] == 'PGD'})
+    epsilons = sorted({r['epsilon'] for r in records if r['attack'] == ALL})
     return {('none', 0.0): 'unattacked', ('noise', epsilons[-1]): f'noise {epsilons[-1]:g}',
-            **{('PGD', epsilon): f'PGD {epsilon:g}' for epsilon in epsilons}}
+            **{(ALL, epsilon): f'attacks, ε = {epsilon:g}' for epsilon in epsilons}}
+
+
+def strength_columns(records):
+    """Return {(attack, epsilon): title} of PGD and of the attacks after it, at STRENGTH_EPSILON."""
+    attacks = dict.fromkeys(r['attack'] for r in records if r['attack'] not in ('none', 'noise'))
+    return {(attack, STRENGTH_EPSILON): attack for attack in attacks}
 
 
 def accuracy_table(records, attacked, columns=None):
-    """Return Markdown: the accuracy of every model; `columns` are table_columns or MASKING."""
+    """Return Markdown: the accuracy of every model; `columns` are table_columns by default."""
     columns = columns or table_columns(records)
     rows = [[name, *(mean_std(accuracies(records, name, attacked, *column)) for column in columns)]
-            for name in STYLES]
+            for name in (*STYLES, *(name + WITH_NOISE for name in NOISY))]
     return markdown_table((f'{attacked} input', *columns.values()),
                           [row for row in rows if any(row[1:])])
 
 
 def differences_table(records):
-    """Return Markdown: each method minus its control; p-values under PGD, Holm-corrected."""
+    """Return Markdown: each method minus its control; p-values under attack, Holm-corrected."""
     columns, rows, effects = table_columns(records), [], []
     for name, control in CONTROLS.items():
         for attacked in sorted({r['input'] for r in records if r['model'] == name}):
@@ -158,7 +186,7 @@ def differences_table(records):
             for column in columns:
                 method, without = (accuracies(records, model, attacked, *column)
                                    for model in (name, control))
-                if column[0] == 'PGD' and name != 'best recipe' and len(method) > 1:
+                if column[0] == ALL and name != 'best recipe' and len(method) > 1:
                     effects.append(Effect((len(rows), len(row)), 100 * method, 100 * without))
                 row.append(mean_std(method - without, sign='+'))
             rows.append(row)
@@ -168,13 +196,13 @@ def differences_table(records):
 
 
 def plot_sequences(path, records):
-    """Draw accuracy against epsilon on both inputs: thick under PGD, thin under noise."""
+    """Draw accuracy against epsilon on both inputs: thick under attack, thin under noise."""
     figure = Figure(figsize=(12, 5.5), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     epsilons = sorted({r['epsilon'] for r in records})
     for ax, attacked in zip(axes, INPUTS):
         for name, style in STYLES.items():
-            for attack, look in (('PGD', {'label': name, 'lw': 2, 'elinewidth': 1, 'capsize': 2}),
+            for attack, look in ((ALL, {'label': name, 'lw': 2, 'elinewidth': 1, 'capsize': 2}),
                                  ('noise', {'lw': 0.5, 'elinewidth': 0})):
                 y = 100 * np.array([accuracies(records, name, attacked, attack if e else 'none', e)
                                     for e in epsilons])
@@ -185,7 +213,8 @@ def plot_sequences(path, records):
                xlabel='ε, L2 norm of the perturbation of a sequence')
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('accuracy (%), mean ± standard deviation over seeds')
-    figure.suptitle('Accuracy under PGD (thick) and under noise of the same size (thin)')
+    figure.suptitle('Accuracy under the strongest of all attacks (thick), and under noise of the same '
+                    'size (thin)')
     figure.legend(*axes[1].get_legend_handles_labels(), loc='outside lower center', ncols=8)
     save_figure(path, figure)
 
@@ -206,16 +235,17 @@ def main(args):
     epochs, effort = (2, DRY_RUN_EFFORT) if args.dry_run else (EPOCHS, EFFORT)
     models = assignment_models(args, epochs=epochs)
     models |= amp_models(args, models, epochs=epochs) | best_recipe_models(args)
-    tasks = [{'name': name, 'seed': seed, 'checkpoint': checkpoint,
-              'control': models.get((CONTROLS.get(name), seed)), 'device': args.device, **effort}
+    models |= noise_models(args, models, epochs)
+    tasks = [{'name': name, 'seed': seed, 'checkpoint': checkpoint, 'device': args.device, **effort}
              for (name, seed), checkpoint in models.items()]
-    tasks.sort(key=lambda task: task['name'] != 'Prox')  # the longest first
+    tasks.sort(key=lambda task: 'Prox' not in task['name'])  # the longest first
     records = sum(parallel_map(attack_sequences, tasks, args.jobs, 'sequences'), [])
     plots = args.output_dir / 'plots'
     write_json(plots / 'attacks_sequences.json', {'norm': 'L2', **effort}, records)
     plot_sequences(plots / 'attacks_sequences.png', records)
     tables = [*(accuracy_table(records, attacked) for attacked in INPUTS),
-              differences_table(records), accuracy_table(records, 'raw', MASKING)]
+              differences_table(records),
+              accuracy_table(records, 'raw', strength_columns(records))]
     print('', *tables, f'Written to {plots}', sep='\n\n')
 
 

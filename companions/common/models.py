@@ -20,7 +20,7 @@ from support.checkpoints import hash_file, to_cpu
 from support.options import CHOSEN_EPSILON, OPTIMIZER, get_args, hyperparameters
 from support.parallel import parallel_map, seeded
 from support.sweep import Run, Sweep, load_or_train
-from training import EVALUATION_BATCH, eval_model, train
+from training import EVALUATION_BATCH, eval_model, train, train_model
 
 EPOCHS = 100
 MODELS = {'base': ('plain', 0.0),
@@ -28,6 +28,7 @@ MODELS = {'base': ('plain', 0.0),
           'Prox control': ('ProxLSTM', 0.0), 'Prox': ('ProxLSTM', CHOSEN_EPSILON['ProxLSTM'])}
 AMP_SETTINGS = {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 3.0},
                 'SAM': {'epsilon': 0.3, 'inner_lr': 'inf'}}  # chosen in companions/amp
+NOISY, WITH_NOISE, NOISE = ('base', 'Adv', 'Prox', 'AMP', 'best recipe'), ' with noise', 0.3
 
 
 def load_or_train_all(args, tasks, description):
@@ -74,11 +75,11 @@ def train_assignment_model(sweep, run, start):
 
 
 def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS, device='cpu'):
-    """Return the base models trained further with AMP; 'history' is their accuracy on UCI's 370."""
+    """Return the base models trained further with AMP, with their accuracy on UCI's 370."""
     batches, _ = load_data(DEFAULT_PATH)
     _, test = load_data(UCI_PATH, EVALUATION_BATCH)
     config = {**hyperparameters(get_args([]), Run('ProxLSTM', epochs=epochs)),
-              'test_sha256': hash_file(UCI_PATH)}
+              'test_sha256': hash_file(UCI_PATH), 'keeps': ['history', 'losses', 'seconds']}
     return load_or_train_all(args, {
         (name, seed): (f'{name.lower()}_seed{seed}',
                        {**config, **AMP_SETTINGS[name], 'base': models['base', seed]['config']},
@@ -87,15 +88,17 @@ def amp_models(args, models, methods=('AMP', 'SAM'), epochs=EPOCHS, device='cpu'
         for name in methods for seed in range(args.seeds)}, ' and '.join(methods))
 
 
-def train_sequence_classifier(base, settings, seed, batches, epochs, test, device='cpu'):
+def train_sequence_classifier(base, settings, seed, batches, epochs, test, device='cpu', sigma=0):
     """Train the checkpoint `base` further with AMP(**settings), otherwise like ProxLSTM's control.
 
-    Returns a checkpoint whose 'history' is the accuracy on the `test` batches after each epoch.
+    With Gaussian noise of standard deviation `sigma` in the input. Returns a checkpoint: 'history'
+    is the accuracy on the `test` batches after each epoch, 'losses' the mean training loss in it;
+    'seconds' is the processor time of the training alone.
     """
     clip_value = get_args([]).clip_value
     batches, test = ([Batch(*(x.to(device) for x in batch)) for batch in part]
                      for part in (batches, test))
-    history = []
+    history, losses, seconds = [], [], 0.0
     with seeded(seed, device):
         model = LSTMClassifier.from_checkpoint(base).to(device)
         optimizer = AMP(model.parameters(), **OPTIMIZER['ProxLSTM'], **settings,
@@ -104,8 +107,9 @@ def train_sequence_classifier(base, settings, seed, batches, epochs, test, devic
         optimizer.base_optimizer.register_step_pre_hook(
             lambda *_: torch.nn.utils.clip_grad_value_(model.parameters(), clip_value))
         for _ in range(epochs):
+            start, total, count = time.process_time(), 0.0, 0
             model.train()
-            for inputs, targets, lengths in batches:
+            for inputs, targets, lengths in add_noise(batches, sigma):
 
                 def closure():
                     optimizer.zero_grad()
@@ -113,35 +117,87 @@ def train_sequence_classifier(base, settings, seed, batches, epochs, test, devic
                     loss.backward()
                     return loss
 
-                optimizer.step(closure)
+                total += optimizer.step(closure).item() * len(targets)
+                count += len(targets)
+            seconds += time.process_time() - start
             if not all(p.isfinite().all() for p in model.parameters()):
                 raise ValueError(f'AMP with {settings}: weights are not finite, seed {seed}')
             history.append(eval_model(model, test)[1])
+            losses.append(total / count)
     return {'arguments': base['arguments'], 'state_dict': to_cpu(model.state_dict()),
-            'history': history}
+            'history': history, 'losses': losses, 'seconds': round(seconds, 2)}
 
 
 def best_recipe_models(args, data=UCI_PATH):
     """Return the best recipe's models, 'best recipe' by seed; 'seconds' is their training time."""
     batches, _ = load_data(data, kernel_size=recipe.KERNEL_SIZE)
-    config = best_recipe_config(data, 2 if args.dry_run else None)
-    function = partial(train_best_recipe, sequences_of(batches), targets_of(batches),
-                       config['epochs'])
+    settings = {'epochs': 2} if args.dry_run else {}
+    function = partial(train_best_recipe, sequences_of(batches), targets_of(batches), settings)
     return load_or_train_all(args, {
-        ('best recipe', seed): (f'best_seed{seed}', config, partial(function, seed))
+        ('best recipe', seed): (f'best_seed{seed}', best_recipe_config(data, settings),
+                                partial(function, seed))
         for seed in range(args.seeds)}, 'best recipe')
 
 
-def best_recipe_config(data, epochs=None):
-    """Return all that a model of the best recipe depends on; `epochs` replaces the recipe's."""
-    settings = recipe.recipe_of(recipe.CHOSEN)
-    return {'data_sha256': hash_file(data), 'torch': torch.__version__, **settings,
-            'epochs': epochs or settings['epochs'], 'batch_size': recipe.BATCH_SIZE,
+def best_recipe_config(data, settings):
+    """Return all that a model of the best recipe depends on; `settings` replace the recipe's."""
+    return {'data_sha256': hash_file(data), 'torch': torch.__version__,
+            **recipe.recipe_of(recipe.CHOSEN), **settings, 'batch_size': recipe.BATCH_SIZE,
             'kernel_size': recipe.KERNEL_SIZE, 'lr': [recipe.PEAK_LR, recipe.CONSTANT_LR]}
 
 
-def train_best_recipe(sequences, labels, epochs, seed):
+def train_best_recipe(sequences, labels, settings, seed):
     start = time.process_time()
-    model = recipe.fit(sequences, labels, seed, epochs=epochs)
+    model = recipe.fit(sequences, labels, seed, **settings)
     return {'arguments': model.arguments, 'state_dict': model.state_dict(),
             'seconds': round(time.process_time() - start, 2)}
+
+
+def noise_models(args, models, epochs=EPOCHS):
+    """Return models like those of NOISY, but with Gaussian noise in the raw input in training.
+
+    They are by (name + WITH_NOISE, seed), on the CPU; `models` has the ones without noise.
+    """
+    noisy = {}
+    for names in (('base', 'best recipe'), ('Adv', 'Prox', 'AMP')):  # the base models first
+        noisy |= load_or_train_all(args, {
+            (name + WITH_NOISE, seed): (
+                f'noise_{name.replace(" ", "_")}_seed{seed}',
+                {'sigma': NOISE, 'like': models[name, seed]['config']},
+                partial(train_noise_model, name, seed, models['base', seed]['arguments'],
+                        noisy.get(('base' + WITH_NOISE, seed)), epochs))
+            for name in names for seed in range(args.seeds)}, 'models with noise')
+    return noisy
+
+
+def train_noise_model(name, seed, arguments, base, epochs):
+    """Train one of NOISY with noise, the base model anew and others from the checkpoint `base`."""
+    batches, test = load_data(UCI_PATH if name == 'best recipe' else DEFAULT_PATH)
+    if name == 'best recipe':
+        settings = {'noise': NOISE} | ({'epochs': epochs} if epochs < EPOCHS else {})
+        return train_best_recipe(sequences_of(batches), targets_of(batches), settings, seed)
+    if name == 'AMP':
+        return train_sequence_classifier(base, AMP_SETTINGS[name], seed, batches, epochs, test,
+                                         sigma=NOISE)
+    mode, epsilon = MODELS[name]
+    with seeded(seed):
+        model = LSTMClassifier(**arguments)
+        if base is not None:
+            model.load_state_dict(base['state_dict'], strict=True)
+        optimizer = torch.optim.Adam(model.parameters(), **OPTIMIZER[mode])
+        for _ in range(epochs):
+            train_model(model, add_noise(batches, NOISE), optimizer, mode, epsilon)
+    return {'arguments': arguments, 'state_dict': model.state_dict()}
+
+
+def add_noise(batches, sigma):
+    """Return the batches with Gaussian noise of standard deviation `sigma` on all valid steps."""
+    if sigma == 0:
+        return batches
+    noisy = []
+    for batch in batches:
+        valid = torch.arange(batch.inputs.shape[1], device=batch.inputs.device) < \
+            batch.lengths[:, None]
+        noise = sigma * torch.randn_like(batch.inputs) * valid[:, :, None]
+        noisy.append(batch._replace(inputs=batch.inputs + noise))
+    return noisy

@@ -11,6 +11,7 @@ from companions.amp import sequences
 
 def compared(method, seed, accuracy, loss):
     return {'method': method, 'seed': seed, 'history': [0.1] * 5 + [accuracy] * 10, 'loss': loss,
+            'losses': [loss] * 15, 'seconds': 7.0 + seed,
             'loss_around': [2 * loss] * len(sequences.RADII)}
 
 
@@ -20,8 +21,8 @@ def test_the_comparison_is_paired_by_seed_and_its_losses_are_medians():
                compared('AMP', 1, 0.82, 1.0), compared('AMP', 0, 0.93, 1.0),
                *(compared('SAM', seed, 0.5, 1.0) for seed in (0, 1, 2))]
     table = sequences.comparison_table(records)
-    assert '| plain | 80.0 ± 10.0 |  | 80.0 ± 10.0 |  | 2.000 | 4.000 |' in table
-    assert '| AMP | 82.0 ± 11.0 | +2.0 ± 1.0 | 82.0 ± 11.0 | +2.0 ± 1.0 | 1.000 | 2.000 |' in table
+    assert '| plain | 80.0 ± 10.0 |  | 80.0 ± 10.0 |  | 2.000 | 4.000 | 4.000 | 4.000 | 8.0 |' in table
+    assert '| AMP | 82.0 ± 11.0 | +2.0 ± 1.0 | 82.0 ± 11.0 | +2.0 ± 1.0 | 1.000 | 2.000 | 2.000 | 2.000 | 8.0 |' in table
 
 
 def test_the_search_is_paired_by_fold():

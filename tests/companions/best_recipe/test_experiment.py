@@ -17,12 +17,12 @@ def search_with(monkeypatch, score):
     """Search with score(ingredients) instead of accuracies on two folds."""
     asked = []
 
-    def cross_validate(recipes, *_):
-        asked.extend(recipes)
+    def cross_validate(sequences, labels, args, folds, repeats, recipes):
+        asked.extend((recipe, folds, repeats) for recipe in recipes)
         return {recipe: np.array(score(recipe)) for recipe in recipes}
 
     monkeypatch.setattr(experiment, 'cross_validate', cross_validate)
-    return experiment.search(None, None, None)[0], asked
+    return experiment.search(None, None, experiment.get_args([]))[0], asked
 
 
 def test_the_search_drops_what_is_not_missed_and_adds_what_helps(monkeypatch):
@@ -34,12 +34,14 @@ def test_the_search_drops_what_is_not_missed_and_adds_what_helps(monkeypatch):
 
     chosen, asked = search_with(monkeypatch, score)
     assert chosen == wanted
-    assert wanted[:2] + ('time warp',) in asked and wanted + ('averaged weights',) in asked
+    assert (wanted[:2], 5, 4) in asked and (wanted[:2], 2, 10) in asked
+    assert (wanted[:2] + ('time warp',), 2, 10) in asked
+    assert (wanted + ('averaged weights',), 2, 10) in asked
 
 
 def test_the_search_keeps_everything_where_everything_counts(monkeypatch):
     chosen, asked = search_with(monkeypatch, lambda names: (len(names), len(names) + 0.5))
-    assert chosen == tuple(INGREDIENTS) and len(asked) == 1 + len(INGREDIENTS)
+    assert chosen == tuple(INGREDIENTS) and len(asked) == 2 + len(INGREDIENTS)
 
 
 def test_a_lead_below_its_standard_error_is_none():
@@ -62,9 +64,9 @@ def test_held_out_sequences_are_not_in_training(monkeypatch):
 
     monkeypatch.setattr(experiment, 'fit', fake_fit)
     monkeypatch.setattr(experiment, 'probabilities', fake_probabilities)
-    args = argparse.Namespace(folds=5, repeats=2, jobs=1, dry_run=False)
-    values, = experiment.cross_validate([()], sequences_of(batches),
-                                        targets_of(batches), args).values()
+    args = argparse.Namespace(jobs=1, dry_run=False)
+    values, = experiment.cross_validate(sequences_of(batches), targets_of(batches), args, 5, 2,
+                                        [()]).values()
     assert len(seen) == len(values) == 10 and all(len(known) == 216 for known in seen)
 
 
@@ -85,23 +87,24 @@ def test_every_seed_is_trained_saved_and_tested(tmp_path, capsys):
         assert correct.float().mean().item() == pytest.approx(results['runs'][seed]['accuracy'])
 
 
-def test_the_search_is_written_with_its_table(tmp_path, monkeypatch, capsys):
+def test_the_search_is_written_with_its_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, 'START', ('random crop',))
     monkeypatch.setattr(experiment, 'ADDITIONS', ('distillation', 'ProxLSTM, ε = 2'))
     monkeypatch.setattr(experiment, 'leads', lambda *_: True)
     run('--tune', '--dry-run', '--jobs', 1, '--output-dir', tmp_path)
-    written = json.loads((tmp_path / 'plots' / 'tune_best.json').read_text())
-    table = experiment.search_table(tuple(written['chosen']), written['runs'])
-    assert table in capsys.readouterr().out
-    rows = table.splitlines()[2:]
-    assert len(written['runs']) == 2 * len(rows) == 8
-    assert 'without random crop' in rows[1] and rows[2].endswith('added |')
-    values = {tuple(r['ingredients']): [] for r in written['runs']}
-    for r in written['runs']:
-        values[tuple(r['ingredients'])].append(r['accuracy'])
-    *before, _ = added = ('random crop', 'distillation', 'ProxLSTM, ε = 2')
-    difference = 100 * (np.mean(values[added]) - np.mean(values[tuple(before)]))
-    assert f'| {difference:+.2f} ± ' in rows[3] and 'ProxLSTM, ε = 2 |' in rows[3]
+    records = json.loads((tmp_path / 'plots' / 'tune_best.json').read_text())['runs']
+    out, tables = capsys.readouterr().out, experiment.search_tables(records)
+    assert all(table in out for table in tables.values())
+    smaller, larger = (table.splitlines()[2:] for table in tables.values())
+    assert len(smaller) == 2 and '| without random crop |' in smaller[1]
+    assert len(larger) == 3 and '| and ProxLSTM, ε = 2 (added) |' in larger[2]
+
+    def mean(*ingredients):
+        return 100 * np.mean([r['accuracy'] for r in records if r['step'] == 'addition' and
+                              r['ingredients'] == list(ingredients)])
+
+    added = 'random crop', 'distillation', 'ProxLSTM, ε = 2'
+    assert f'| {mean(*added) - mean(*added[:2]):+.2f} ± ' in larger[2]
 
 
 @pytest.mark.parametrize('given, words', [

@@ -128,3 +128,9 @@ def test_sequences_as_short_as_the_kernel_are_refused_only_where_batch_norm_fail
     for lengths in ([3] * 54, [3] * 54 + [7]):
         fit_lengths(lengths)
     fit_lengths([3] * 55, ['raw values'])
+
+
+def test_noise_has_its_size_in_every_value():
+    settings = recipe_of([]) | {'noise': 0.3}
+    y = augment(np.zeros((500, 4), np.float32), np.zeros(4), settings, np.random.default_rng(0))
+    assert y.std(0) == pytest.approx([0.3] * 4, rel=0.1)

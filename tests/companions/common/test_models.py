@@ -27,10 +27,9 @@ def test_plain_training_is_that_of_proxlstms_control(data):
     base = {'arguments': {}, 'state_dict': {k: x.clone() for k, x in model.state_dict().items()}}
     found = models.train_sequence_classifier(base, {'epsilon': 0.0}, 3, train[:3], 2, train[:1])
     optimizer = torch.optim.Adam(model.parameters(), **OPTIMIZER['ProxLSTM'])
-    for _ in range(2):
-        train_model(model, train[:3], optimizer, 'ProxLSTM', 0.0)
+    losses = [train_model(model, train[:3], optimizer, 'ProxLSTM', 0.0)[0] for _ in range(2)]
     assert all(torch.equal(found['state_dict'][key], x) for key, x in model.state_dict().items())
-    assert len(found['history']) == 2
+    assert len(found['history']) == 2 and found['losses'] == pytest.approx(losses)
     other = models.train_sequence_classifier(base, {'epsilon': 0.5, 'inner_lr': 'inf'}, 3,
                                              train[:3], 2, train[:1])
     assert not torch.equal(other['state_dict']['conv.weight'], model.conv.weight)

@@ -272,11 +272,11 @@ def main(args):
         'model', 'width', 'per_class', 'epochs', 'batch_size', 'folds', 'tuning_sets', 'device')}}
     plots = args.output_dir / 'plots'
     tuning = tune(args)
-    write_json(plots / 'tune_amp_images.json', header, tuning)
+    write_json(plots / f'tune_amp_images{data.suffix}.json', header, tuning)
     print('\n\n'.join(tuning_tables(tuning)))
     records = compare(args, tuning)
-    write_json(plots / 'amp_images.json', header, records)
-    plot_comparison(plots / 'amp_images.png', records)
+    write_json(plots / f'amp_images{data.suffix}.json', header, records)
+    plot_comparison(plots / f'amp_images{data.suffix}.png', records)
     print(f'\n{comparison_table(records)}\n\nWritten to {plots}')
 
 

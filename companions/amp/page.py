@@ -58,7 +58,7 @@ def describe_sequences():
         """Compare a method with plain training."""
         return Effect(method, *(100 * results[m][key] for m in (method, 'plain')))
 
-    return {**results, 'gain': gain, 'seeds': len(results['plain']['seed']),
+    return {**results, 'gain': gain, 'chosen': sequences.AMP_SETTINGS, 'seeds': len(results['plain']['seed']),
             'comparison': sequences.comparison_table(records),
             'tuning': sequences.tuning_table(load('tune_amp_sequences')['runs'])}
 

@@ -188,14 +188,14 @@ def plot_samples(folder, data, model, records):
     one, many = (ATTACKS['unbounded', name] for name in ('one-shot', 'iterated'))
     rows = {f'ε = {e:g}': [(one, e), (many, e)]
             for e in (0, *EPSILONS[data.name]['unbounded'])}
-    plot_images(folder / 'attacks_samples.png', "The assignment's attacks. "
+    plot_images(folder / f'attacks_samples{data.suffix}.png', "The assignment's attacks. "
                 'Left half: one-shot, right half: iterated', data, model, 6, rows)
     rows = {'unattacked': [(one, 0)]}
     for (bound, name), attack in ATTACKS.items():
         epsilon = smallest_epsilon(curve(records, bound, name), 0.05)
         if epsilon:
             rows[f'{name}\n{bound}, ε = {epsilon:g}'] = [(attack, epsilon)]
-    plot_images(folder / 'attacks_smallest.png',
+    plot_images(folder / f'attacks_smallest{data.suffix}.png',
                 'Each attack at its smallest ε with an accuracy below 5 %', data, model, 10, rows)
 
 
@@ -248,11 +248,11 @@ def main(args):
     records, models, training = zip(*parallel_map(train_and_attack, tasks, args.jobs, 'images'))
     records = sum(records, [])
     plots = args.output_dir / 'plots'
-    write_json(plots / 'attacks_images.json',
+    write_json(plots / f'attacks_images{data.suffix}.json',
                {'data': data.name, 'epochs': args.epochs, 'width': args.width,
                 'device': args.device, 'training': training}, records)
-    plot_curves(plots / 'attacks_images.png', records, data.name)
-    plot_training(plots / 'attacks_training.png', training)
+    plot_curves(plots / f'attacks_images{data.suffix}.png', records, data.name)
+    plot_training(plots / f'attacks_training{data.suffix}.png', training)
     with one_thread():
         plot_samples(plots, data, models[0], records)
     print(f'\n{images_table(records)}\n\nWritten to {plots}')

@@ -4,20 +4,23 @@ from pathlib import Path
 
 import numpy as np
 
+from companions.attacks.certified import certified_table, plot_certified
 from companions.attacks.images import (FIXED, curve, images_table, plot_curves, plot_training,
                                        readable_epsilon)
-from companions.attacks.sequences import (INPUTS, MASKING, accuracies, accuracy_table,
-                                          differences_table, plot_sequences)
+from companions.attacks.sequences import (ALL, INPUTS, accuracies, accuracy_table,
+                                          differences_table, plot_sequences, strength_columns)
 from support.figures import mean_std
 from support.pages import load_results
 
 FOLDER = Path(__file__).parent
-IMAGES, SEQUENCES = (FOLDER / f'results/attacks_{name}.json' for name in ('images', 'sequences'))
+IMAGES, SEQUENCES, CERTIFIED = (FOLDER / f'results/attacks_{name}.json'
+                                for name in ('images', 'sequences', 'certified'))
 
 
 def names():
     """Return what page.md uses; its functions return formatted means over seeds."""
-    images, sequences = (load_results(path)['runs'] for path in (IMAGES, SEQUENCES))
+    images, sequences, certificates = (load_results(path)['runs']
+                                       for path in (IMAGES, SEQUENCES, CERTIFIED))
     training = load_results(IMAGES)['training']
     thresholds = {attack: readable_epsilon(curve(images, 'unbounded', attack))
                   for attack in ('one-shot', 'iterated', FIXED)}
@@ -32,8 +35,12 @@ def names():
                     ((attack, epsilon), (other, other_epsilon or epsilon)))
         return mean_std(one - two, sign='+')
 
-    def sequence(*args):
-        return f'{100 * accuracies(sequences, *args).mean():.0f}'
+    def sequence(model, attacked, attack, epsilon):
+        return f'{100 * accuracies(sequences, model, attacked, attack, epsilon).mean():.0f}'
+
+    def certified(model, radius):
+        values = accuracies(certificates, model, 'raw', 'certified', radius)
+        return f'{100 * values.mean():.0f}'
 
     return {'image': image, 'sequence': sequence, 'seeds': len({r['seed'] for r in sequences}),
             'difference': difference, 'thresholds': thresholds,
@@ -42,11 +49,16 @@ def names():
             'images_table': images_table(images),
             'sequences_table': {key: accuracy_table(sequences, key) for key in INPUTS},
             'differences_table': differences_table(sequences),
-            'masking_table': accuracy_table(sequences, 'raw', MASKING)}
+            'strength_table': accuracy_table(sequences, 'raw', strength_columns(sequences)),
+            'ALL': ALL, 'effort': load_results(SEQUENCES), 'certified': certified,
+            'certified_table': certified_table(certificates, sequences),
+            'certificate': load_results(CERTIFIED)}
 
 
 def draw_figures():
     images = load_results(IMAGES)
     plot_curves(IMAGES.with_suffix('.png'), images['runs'], images['data'])
     plot_training(FOLDER / 'results/attacks_training.png', images['training'])
-    plot_sequences(SEQUENCES.with_suffix('.png'), load_results(SEQUENCES)['runs'])
+    attacked = load_results(SEQUENCES)['runs']
+    plot_sequences(SEQUENCES.with_suffix('.png'), attacked)
+    plot_certified(CERTIFIED.with_suffix('.png'), load_results(CERTIFIED)['runs'], attacked)

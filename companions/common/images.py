@@ -35,6 +35,11 @@ class Images(NamedTuple):
     def classes(self):
         return 1 + int(max(self.train_labels.max(), self.test_labels.max()))
 
+    @property
+    def suffix(self):
+        """What the names of results' files end with: nothing for the digits."""
+        return '' if self.name == 'digits' else f'_{self.name.lower().replace("-", "")}'
+
     def to(self, device):
         """Copy the tensors to `device`."""
         return Images(self.name, *(x.to(device) for x in self[1:]))

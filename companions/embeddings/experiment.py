@@ -254,6 +254,7 @@ def main(args):
               **settings, 'norms': NORMS, 'torch': torch.__version__}
     compared = [args.vectors] if args.vectors else VECTORS
     name = 'embeddings' if args.task == 'libraries' else f'embeddings_{args.task}'
+    name += '_tsv' if 'tsv' in args else ''
     function = functools.partial(fit, problem=problem, settings=settings, device=args.device)
     if args.tune:
         groups = problem.train.labels.numpy() if classes else np.zeros(train, dtype=int)

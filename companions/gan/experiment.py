@@ -224,10 +224,8 @@ def get_args(argv=None):
 
 def load_images(args):
     """Return the data set, scaled to --side, and the prefix of the files written for it."""
-    if 'mnist' in args:
-        data, prefix = images.mnist(args.mnist), 'gan_mnist'
-    else:
-        data, prefix = images.digits(), 'gan'
+    data = images.mnist(args.mnist) if 'mnist' in args else images.digits()
+    prefix = f'gan{data.suffix}'
     if 'side' in args:
         side, prefix = args.side, f'{prefix}_{args.side}'
         train, test = (F.interpolate(x, (side, side), mode='bilinear', antialias=True)

@@ -17,7 +17,7 @@ LOSSES = 'non-saturating', 'minimax'
 
 
 def discriminator(pixels=784, width=256):
-    """float [B, pixels] -> logits [B, 1] of being real. LeakyReLU: arXiv:1505.00853, eq. (3)."""
+    """float [B, pixels] -> logits [B, 1] of being real. LeakyReLU: arXiv:1505.00853."""
     return nn.Sequential(nn.Linear(pixels, width), nn.LeakyReLU(0.01),
                          nn.Linear(width, width), nn.LeakyReLU(0.01), nn.Linear(width, 1))
 

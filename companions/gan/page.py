@@ -1,5 +1,6 @@
 """The numbers and pictures of this folder's page: python -m companions.pages gan"""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,16 @@ def names():
     """Return what page.md uses."""
     small, enlarged = (load_results(RESULTS / f'{name}.json') for name in ('gan', 'gan_28'))
 
-    def mean(metric, beta1=0.5):
-        """Average a metric after training with the non-saturating loss over seeds."""
-        runs = by_setting(small['runs'])['non-saturating', beta1]
+    def mean(metric, beta1=0.5, loss='non-saturating', results=small):
+        """Average a metric after training over seeds."""
+        runs = by_setting(results['runs'])[loss, beta1]
         return f'{np.mean([final_metrics(run)[metric] for run in runs]):.2f}'
 
     def count(key, beta1):
         chosen = [r[key] for r in small['runs'] if r['beta1'] == beta1]
         return f'{sum(chosen)} of {len(chosen)}'
 
-    return {'mean': mean, 'count': count, 'small': small, 'enlarged': enlarged,
+    return {'mean': mean, 'large': partial(mean, results=enlarged), 'count': count, 'small': small, 'enlarged': enlarged,
             'metrics_table': metrics_table}
 
 

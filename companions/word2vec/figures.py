@@ -164,7 +164,8 @@ def bias_table(records):
             mrr = '' if values['mrr'] is None else mean_std([values['mrr']])
             rows.append([record['direction'], kind, f'{values["bias"]:.4f}',
                          f'{values["pairs_apart"]:.3f}', mrr])
-    header = 'direction', 'vectors', 'mean cosine of neutral words', 'distance of pairs', 'MRR (%)'
+    header = ('direction', 'vectors', 'mean absolute cosine of neutral words with it',
+              'difference of a pair along it', 'MRR (%)')
     return markdown_table(header, rows) if rows else ''
 
 

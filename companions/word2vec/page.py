@@ -58,6 +58,7 @@ def describe(source):
     return {'results': results, 'gains': correct(gains), 'seeds': len(mrr('CBOW', 0)),
             'steps': one['steps'], 'examples': one['examples'],
             'speed': np.median([record['ratio'] for record in select(records, 'speed')]),
+            'speeds': sorted(record['ratio'] for record in select(records, 'speed')),
             'bias': {record['direction']: record for record in select(records, 'bias')},
             'vector_table': vector_table(records), 'bias_table': bias_table(records),
             'rate_table': rate_table(rates)}

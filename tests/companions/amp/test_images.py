@@ -153,14 +153,14 @@ def few_candidates(monkeypatch):
     images.load.cache_clear()
 
 
-def check_run(folder, capsys, *arguments):
+def check_run(folder, capsys, *arguments, suffix=''):
     run('--dry-run', '--jobs', 1, '--output-dir', folder, '--per-class', 4, *arguments)
     out, plots = capsys.readouterr().out, folder / 'plots'
-    content = json.loads((plots / 'amp_images.json').read_text())
-    tuning = json.loads((plots / 'tune_amp_images.json').read_text())['runs']
+    content = json.loads((plots / f'amp_images{suffix}.json').read_text())
+    tuning = json.loads((plots / f'tune_amp_images{suffix}.json').read_text())['runs']
     assert experiment.comparison_table(content['runs']) in out
     assert all(table in out for table in experiment.tuning_tables(tuning))
-    assert (plots / 'amp_images.png').exists()
+    assert (plots / f'amp_images{suffix}.png').exists()
     return content
 
 
@@ -174,7 +174,8 @@ def test_a_dry_run_on_digits_writes_everything(few_candidates, tmp_path, capsys)
                                                  ('--gtsrb', write_gtsrb, 'GTSRB')])
 def test_a_dry_run_on_the_assignments_data(option, write, name, few_candidates, tmp_path, capsys):
     write(tmp_path, 5)
-    content = check_run(tmp_path, capsys, option, tmp_path, '--model', 'cnn', '--width', 2)
+    content = check_run(tmp_path, capsys, option, tmp_path, '--model', 'cnn', '--width', 2,
+                        suffix=option.replace('--', '_'))
     assert content['data'] == name and content['model'] == 'cnn'
 
 

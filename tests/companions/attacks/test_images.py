@@ -113,7 +113,7 @@ def test_dry_run_on_cifar10_where_nothing_is_readable(tmp_path, capsys):
     for name, batch in zip((*(f'data_batch_{k}' for k in range(1, 6)), 'test_batch'), batches):
         (tmp_path / f'{name}.bin').write_bytes(batch.tobytes())
     run('--cifar10', tmp_path, '--output-dir', tmp_path, '--width', 1)
-    records = json.loads((tmp_path / 'plots' / 'attacks_images.json').read_text())['runs']
+    records = json.loads((tmp_path / 'plots' / 'attacks_images_cifar10.json').read_text())['runs']
     out = capsys.readouterr().out
     assert experiment.images_table(records) in out and 'nan' not in out and 'L∞ | PGD' in out
     assert {r['epsilon'] for r in records if r['bound'] == 'L∞'} == {

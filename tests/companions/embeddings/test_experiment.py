@@ -137,8 +137,8 @@ def test_two_dry_runs_give_the_same(tmp_path, capsys):
     path, results = write_texts(tmp_path / 'texts.tsv'), []
     for folder in (tmp_path / 'a', tmp_path / 'b'):
         run_experiment('--dry-run', '--tsv', path, '--output-dir', folder)
-        results.append(json.loads((folder / 'plots' / 'embeddings.json').read_text())['runs'])
-        assert (folder / 'plots' / 'embeddings.png').read_bytes()[:4] == b'\x89PNG'
+        results.append(json.loads((folder / 'plots' / 'embeddings_tsv.json').read_text())['runs'])
+        assert (folder / 'plots' / 'embeddings_tsv.png').read_bytes()[:4] == b'\x89PNG'
     out = capsys.readouterr().out
     assert 'texts.tsv: 60 training and 30 test texts of 3 classes (class0, class1, class2)' in out
     assert experiment.results_table(results[1]) in out
@@ -152,10 +152,11 @@ def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeyp
     arguments = ('word2vec', '--dry-run', '--tsv', write_texts(tmp_path / 'texts.tsv'),
                  '--output-dir', tmp_path)
     run_experiment(*arguments)
-    results = json.loads((tmp_path / 'plots' / 'embeddings.json').read_text())
+    results = json.loads((tmp_path / 'plots' / 'embeddings_tsv.json').read_text())
     page = (ROOT / 'companions' / 'embeddings' / 'page.md').read_text(encoding='utf-8')
-    code, = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
+    *_, code = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
     path = 'checkpoints/companions/embeddings_word2vec_adversarial_seed0.pt'
+    code = code.replace(path, path := path.replace('embeddings_', 'embeddings_tsv_'))
     monkeypatch.chdir(tmp_path)
     exec(code, names := {})
     assert path in code and capsys.readouterr().out.splitlines()[-1] in results['classes']
@@ -176,7 +177,7 @@ def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeyp
 
     monkeypatch.setattr(experiment, 'fit', train_again)
     run_experiment(*arguments)
-    assert json.loads((tmp_path / 'plots' / 'embeddings.json').read_text()) == results
+    assert json.loads((tmp_path / 'plots' / 'embeddings_tsv.json').read_text()) == results
     with pytest.raises(ValueError, match='trained again'):
         run_experiment(*arguments, '--epsilon', 2)
 
@@ -197,7 +198,7 @@ def test_spans_are_found_by_the_same_program(tmp_path, monkeypatch, capsys):
 def test_a_dry_run_of_tuning(tmp_path, capsys):
     path = write_texts(tmp_path / 'texts.tsv')
     run_experiment('frozen', '--tune', '--dry-run', '--tsv', path, '--output-dir', tmp_path)
-    runs = json.loads((tmp_path / 'plots' / 'tune_embeddings.json').read_text())['runs']
+    runs = json.loads((tmp_path / 'plots' / 'tune_embeddings_tsv.json').read_text())['runs']
     assert [(r['epsilon'], r['seed']) for r in runs] == [
         (epsilon, fold) for epsilon in experiment.EPSILONS for fold in (0, 1)]
     table = experiment.results_table(runs)

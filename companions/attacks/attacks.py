@@ -13,7 +13,7 @@ in evaluation mode. Bind its other arguments: `lambda x: classifier(x, lengths)`
     valid_range   (low, high), to which entries that may change are clamped; None: no clamping
     generator     a torch.Generator on the CPU, whatever the device of `input`
 
-`one_shot` and `iterated` with their defaults are the assignment's two attacks.
+`one_shot` and `iterated` with `valid_range=(0, 1)` are the assignment's two attacks.
 
 Each attack returns a tensor without a graph and leaves the parameters' gradients alone. Raises
 ValueError for other values of `norm`, and if entries that may change are outside `valid_range`.
@@ -53,8 +53,8 @@ def iterated(model, input, labels, epsilon, steps=10, *, radius=None, norm=None,
              valid_range=None, fixed_target=False, stop=True):
     """Take `steps` steps of `one_shot`, each down the loss of the class that is now least likely.
 
-    By default this is the assignment's iterated attack: every step looks the least likely class up
-    anew, and without projection the whole perturbation may be `steps` times as large as a step.
+    By default this is the assignment's iterated attack: every step picks the least likely class
+    again, and without projection the whole perturbation may be `steps` times as large as a step.
     `stop` ends the steps of a sample once it is misclassified.
 
     Two options are not the assignment's. With `fixed_target` all steps have one target, the class

@@ -3,8 +3,8 @@
     python -m companions.attacks.images                  # scikit-learn's digits
     python -m companions.attacks.images --cifar10 DIR    # CIFAR-10, binary version
 
-The assignment's attacks are called 'one-shot' and 'iterated', unbounded; its iterated attack looks
-its target up anew at every step. 'iterated, fixed target' is not the assignment's.
+The assignment's attacks are called 'one-shot' and 'iterated', unbounded; its iterated attack picks
+its target again at every step. 'iterated, fixed target' is not the assignment's.
 """
 
 import argparse
@@ -52,7 +52,7 @@ ATTACKS = {
 STYLES = {'one-shot': 'o-C0', 'iterated': 's-C1', FIXED: 'v--C2', 'FGM': '^:C3', 'FGSM': '^:C3',
           'PGD': 'D-C4', 'noise': 'x--C7', 'few pixels': 'P-C6'}
 EPSILONS = {
-    'digits': {'unbounded': (0.0025, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
+    'digits': {'unbounded': (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2),
                'L2': (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3),
                'L∞': (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4), 'L0': (1, 2, 3, 4, 6, 8)},
     'CIFAR-10': {'unbounded': (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1),

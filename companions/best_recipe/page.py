@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from companions.best_recipe.experiment import search_table
+from companions.best_recipe.experiment import search_tables
 from companions.best_recipe.peers import compare_with_peers, peers_table
+from companions.best_recipe.recipe import CHOSEN, recipe_of
 from support.figures import mean_std
 from support.options import ROOT
 from support.pages import load_results
@@ -20,7 +21,8 @@ def names():
     base = [run['accuracy'] for run in load_results(ROOT / 'report/results/uci.json')['runs']
             if (run['mode'], run['variant'], run['epochs']) == ('plain', '', 100)]
     fresh = compare_with_peers(peers['runs'], 'fresh_accuracy')
-    return {'best': best, 'accuracy': mean_std([run['accuracy'] for run in best['runs']]),
+    return {'best': best, 'epochs': recipe_of(CHOSEN)['epochs'], 'accuracy': mean_std([run['accuracy'] for run in best['runs']]),
             'seconds': np.median([run['seconds'] for run in best['runs']]), 'base': mean_std(base),
-            'search': search_table(tuned['runs']), 'peers': peers_table(peers['runs']),
+            'search': search_tables(tuned['runs']),
+            'peers': peers_table(peers['runs']),
             'fresh_lead': lambda *pair: f'{fresh[pair][0].mean():+.2f}'}

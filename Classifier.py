@@ -132,10 +132,11 @@ class LSTMClassifier(nn.Module):
         return F.normalize(input, dim=2) if self.input_size > 1 else input
 
     def last_output(self, v, lengths, epsilon):
-        """Return the LSTM's output at the last valid step of v [B, T', C]: [B, hidden_size]."""
+        """Return what the linear layer reads, [B, hidden_size], of the LSTM input v [B, T', C]."""
         return self.recur(self.lstm, v, lengths, epsilon)
 
     def recur(self, lstm, v, lengths, epsilon):
+        """Return the output of `lstm` for v [B, T', C] at step lengths − 1: [B, hidden_size]."""
         if self.training or not torch.is_grad_enabled():
             output = lstm(v, epsilon=epsilon)[0]
         else:

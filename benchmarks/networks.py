@@ -7,6 +7,7 @@ length by cubic splines, the learning rate is halved when the training loss stop
 model after the epoch of the lowest training loss is kept.
 """
 
+import math
 import time
 
 import torch
@@ -82,9 +83,11 @@ def fit(name, x, labels, seed, epochs, batch_size):
         x: float32 [N, F, T].
         labels: int64 [N], from 0.
         batch_size: at most; it is a tenth of the training set if that is less.
+
+    Raises ValueError if the training loss is not finite.
     """
     start = time.process_time()
-    batch_size = min(len(x) // 10, batch_size)
+    batch_size = max(1, min(len(x) // 10, batch_size))
     with seeded(seed):
         model = NETWORKS[name](x.shape[1], int(labels.max()) + 1)
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, eps=1e-7, fused=True)
@@ -100,6 +103,8 @@ def fit(name, x, labels, seed, epochs, batch_size):
                 loss.backward()
                 optimizer.step()
                 total += loss.item() * len(batch) / len(x)
+            if not math.isfinite(total):
+                raise ValueError(f'{name}: the training loss is not finite, seed {seed}')
             schedule.step(total)
             if total < lowest:
                 lowest = total

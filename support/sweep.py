@@ -278,7 +278,7 @@ def load_or_train(path, config, function):
     """Load the checkpoint at `path` if it was written with `config`; otherwise train and save it.
 
     `config` holds everything that the result depends on, as JSON takes it. function() returns a
-    dictionary with 'arguments' and 'state_dict' of a model. Many at once:
+    dictionary of tensors and plain values. Many at once:
     parallel_map(load_or_train, [{'path': ..., 'config': ..., 'function': ...}, ...], ...).
     """
     config = json.loads(json.dumps(config))

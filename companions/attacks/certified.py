@@ -1,4 +1,4 @@
-"""Up to which radius the sequence classifiers are certified, and up to which they are attacked.
+"""Up to which radius smoothed sequence classifiers are certified, beside attacks on them as they are.
 
     python -m companions.attacks.sequences --seeds 8    # first
     python -m companions.attacks.certified --seeds 8
@@ -46,7 +46,7 @@ def certify_sequences(name, seed, checkpoint, certificate, device='cpu'):
         valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, :, None]
         found, radius = certify(lambda x: classify(x, lengths), x, NOISE, mask=valid,
                                 seed=1000 * seed + k, **certificate)
-        classes.append(found.cpu())
+        classes.append(found)
         radii.append(radius)
     classes, radii = torch.cat(classes), torch.cat(radii)
     labels = torch.cat([y for _, y, _ in test])
@@ -64,7 +64,7 @@ def certified_table(certified, attacked):
                'abstained': (certified, 'abstained', 0.0)}
     for radius in COLUMNS:
         columns[f'certified to {radius:g}'] = certified, 'certified', radius
-        columns[f'attacked, ε = {radius:g}'] = attacked, ALL, radius
+        columns[f'robust, ε = {radius:g}'] = attacked, ALL, radius
     rows = [[name, *(mean_std(accuracies(records, name, 'raw', *key))
                      for records, *key in columns.values())]
             for base in NOISY for name in (base, base + WITH_NOISE)]
@@ -78,11 +78,11 @@ def plot_certified(path, certified, attacked):
     for ax, name in zip(figure.subplots(1, len(NOISY), sharey=True), NOISY):
         for suffix, color in (('', 'C7'), (WITH_NOISE, 'C0')):
             words = f'trained {suffix.strip() or "without noise"}'
-            upper = [accuracies(attacked, name + suffix, 'raw', ALL if e else 'none', e)
+            robust = [accuracies(attacked, name + suffix, 'raw', ALL if e else 'none', e)
                      for e in (0.0, *epsilons)]
-            lower = [accuracies(certified, name + suffix, 'raw', 'certified', r) for r in RADII]
-            for x, values, style, what in (((0.0, *epsilons), upper, 'o-', 'under attack'),
-                                           (RADII, lower, '--', 'smoothed: certified')):
+            smoothed = [accuracies(certified, name + suffix, 'raw', 'certified', r) for r in RADII]
+            for x, values, style, what in (((0.0, *epsilons), robust, 'o-', 'under attack'),
+                                           (RADII, smoothed, '--', 'smoothed: certified')):
                 y = 100 * np.array(values)
                 mean, deviation = y.mean(1), y.std(1, ddof=min(1, y.shape[1] - 1))
                 ax.plot(x, mean, style, color=color, markersize=4, label=f'{what}, {words}')
@@ -108,7 +108,11 @@ def get_args(argv=None):
 def main(args):
     finish_args(args, 'attacks_certified')
     plots = args.output_dir / 'plots'
-    attacked = load_results(plots / 'attacks_sequences.json')['runs']
+    try:
+        attacked = load_results(plots / 'attacks_sequences.json')['runs']
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{plots / "attacks_sequences.json"}: no such file; run python -m '
+                                f'companions.attacks.sequences first') from None
     epochs, certificate = EPOCHS, CERTIFICATE
     if args.dry_run:
         epochs, certificate = 2, {'selection': 2, 'samples': 20, 'alpha': 0.1}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from Classifier import LSTMClassifier
 from companions.attacks.attacks import expand, noise, norms, pgd
-from companions.attacks.stronger import ddn, margin_ratio, square
+from companions.attacks.stronger import ddn, dlr_loss, square
 from companions.best_recipe.recipe import BestClassifier
 from companions.common.models import (EPOCHS, MODELS, NOISY, WITH_NOISE, amp_models,
                                       assignment_models, best_recipe_models, noise_models)
@@ -36,10 +36,10 @@ CONTROLS = {'Adv': 'Adv control', 'Prox': 'Prox control', 'AMP': 'Prox control',
             'SAM': 'Prox control', 'best recipe': 'base'}
 INPUTS = 'normalized', 'raw'  # what is attacked: the convolution's input, or the data's values
 STRENGTH_EPSILON = 0.5        # at which the attacks are compared
-EFFORT = {'epsilons': (0.1, 0.25, STRENGTH_EPSILON, 1.0), 'steps': 10, 'queries': 300, 'noise_draws': 10}
+EFFORT = {'epsilons': (0.1, 0.25, STRENGTH_EPSILON, 1.0), 'steps': 10, 'queries': 200, 'noise_draws': 10}
 DRY_RUN_EFFORT = {'epsilons': (STRENGTH_EPSILON,), 'steps': 1, 'queries': 2, 'noise_draws': 1}
 TARGETS = 3  # of the attacks on one class each: the likeliest wrong ones
-ALL = '+ Square'  # the last of `stronger_attacks`: what is left is the robust accuracy
+ALL = 'all attacks'  # whose accuracy is the robust accuracy
 
 
 def load_classifier(name, checkpoint, attacked, device='cpu'):
@@ -62,14 +62,14 @@ def load_classifier(name, checkpoint, attacked, device='cpu'):
 def stronger_attacks(epsilon, steps, queries, generator):
     """Return what follows PGD, by name: functions (model, x, labels, mask) -> perturbed x.
 
-    Each works on what those before it left.
+    They are the kinds of attack in AutoAttack (Croce and Hein, arXiv:2003.01690).
     """
     def target(model, x, labels, mask, rank):
         with torch.no_grad():
             logits = model(x).scatter(1, labels[:, None], -math.inf)
         targets = logits.topk(rank).indices[:, -1]
         return pgd(model, x, labels, epsilon, steps, norm=2, mask=mask,
-                   loss=partial(margin_ratio, targets=targets))
+                   loss=partial(dlr_loss, targets=targets))
 
     def search_smallest(model, x, labels, mask):
         found = ddn(model, x, labels, 3 * steps, mask=mask)
@@ -78,27 +78,27 @@ def stronger_attacks(epsilon, steps, queries, generator):
 
     attack = partial(pgd, epsilon=epsilon, norm=2)
     return {'+ random starts': [partial(attack, steps=steps, generator=generator)] * 2,
-            '+ margin': [partial(attack, steps=2 * steps, loss=margin_ratio)],
-            '+ targets': [partial(target, rank=k + 1) for k in range(TARGETS)],
+            '+ DLR': [partial(attack, steps=2 * steps, loss=dlr_loss)],
+            '+ DLR, targets': [partial(target, rank=k + 1) for k in range(TARGETS)],
             '+ DDN': [search_smallest],
-            ALL: [partial(square, epsilon=epsilon, steps=queries, generator=generator)]}
+            '+ Square': [partial(square, epsilon=epsilon, steps=queries, generator=generator)]}
 
 
 def attack_sequences(name, seed, checkpoint, epsilons, steps, queries, noise_draws, device='cpu'):
     """Attack one model on UCI's 370 test sequences and return records of its accuracy.
 
     'noise' is the mean over `noise_draws`; 'PGD' counts sequences classified correctly without an
-    attack and at every epsilon up to this one. So do the stronger attacks, of which each record
-    counts what it and all before it left.
+    attack and under PGD at every epsilon up to this one. Each of the stronger attacks works on what
+    PGD and those before it left at this epsilon. ALL counts what all attacks left up to there.
     """
     _, test = load_data(UCI_PATH, EVALUATION_BATCH)
     total = sum(len(batch.targets) for batch in test)
     records = []
 
     def add(attack, epsilon, *draws):
-        correct = np.mean([sum(part.sum().item() for part in parts) for parts in draws]).item()
+        count = np.mean([sum(part.sum().item() for part in parts) for parts in draws]).item()
         records.append({'model': name, 'seed': seed, 'input': attacked, 'attack': attack,
-                        'epsilon': epsilon, 'accuracy': correct / total})
+                        'epsilon': epsilon, 'accuracy': count / total})
 
     # The best recipe reads both inputs at once.
     only_raw = name.endswith(WITH_NOISE) or name == 'best recipe'
@@ -117,15 +117,16 @@ def attack_sequences(name, seed, checkpoint, epsilons, steps, queries, noise_dra
 
             add('noise', epsilon, *(still_correct(batches, everything, classify, add_noise)
                                     for _ in range(noise_draws)))
-            left = still_correct(batches, left, classify,
-                                 partial(pgd, epsilon=epsilon, steps=steps, norm=2))
+            left = chain = still_correct(batches, left, classify,
+                                         partial(pgd, epsilon=epsilon, steps=steps, norm=2))
             add('PGD', epsilon, left)
-            robust = [one & other for one, other in zip(robust, left)]
             attacks = stronger_attacks(epsilon, steps, queries, generator)
             for title, functions in attacks.items():
                 for attack in functions:
-                    robust = still_correct(batches, robust, classify, attack)
-                add(title, epsilon, robust)
+                    chain = still_correct(batches, chain, classify, attack)
+                add(title, epsilon, chain)
+            robust = [one & other for one, other in zip(robust, chain)]
+            add(ALL, epsilon, robust)
     return records
 
 
@@ -159,12 +160,12 @@ def table_columns(records):
     """Return {(attack, epsilon): title}."""
     epsilons = sorted({r['epsilon'] for r in records if r['attack'] == ALL})
     return {('none', 0.0): 'unattacked', ('noise', epsilons[-1]): f'noise {epsilons[-1]:g}',
-            **{(ALL, epsilon): f'attacks, ε = {epsilon:g}' for epsilon in epsilons}}
+            **{(ALL, epsilon): f'robust, ε = {epsilon:g}' for epsilon in epsilons}}
 
 
 def strength_columns(records):
     """Return {(attack, epsilon): title} of PGD and of the attacks after it, at STRENGTH_EPSILON."""
-    attacks = dict.fromkeys(r['attack'] for r in records if r['attack'] not in ('none', 'noise'))
+    attacks = dict.fromkeys(r['attack'] for r in records if r['attack'] not in ('none', 'noise', ALL))
     return {(attack, STRENGTH_EPSILON): attack for attack in attacks}
 
 
@@ -213,8 +214,7 @@ def plot_sequences(path, records):
                xlabel='ε, L2 norm of the perturbation of a sequence')
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('accuracy (%), mean ± standard deviation over seeds')
-    figure.suptitle('Accuracy under the strongest of all attacks (thick), and under noise of the same '
-                    'size (thin)')
+    figure.suptitle('Accuracy under all attacks together (thick), and under noise of the same size (thin)')
     figure.legend(*axes[1].get_legend_handles_labels(), loc='outside lower center', ncols=8)
     save_figure(path, figure)
 

@@ -39,13 +39,13 @@ def certify(model, input, sigma, *, mask=None, selection=100, samples=1000, alph
 
 
 def count_classes(model, input, sigma, mask, samples, generator):
-    """Return how often each class is found in `samples` noisy copies of every input, [B, C]."""
+    """Return how often each class is found in `samples` noisy copies of every input, int64 [B, C]."""
     counts = 0
     for _ in range(samples):
         z = sigma * torch.randn(input.shape, generator=generator).to(input)
         logits = model(input + (z if mask is None else torch.where(mask, z, 0)))
         counts = counts + torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
-    return counts
+    return counts.cpu()
 
 
 def certified_accuracy(classes, radii, labels, radius):

@@ -1,6 +1,6 @@
 """Stronger attacks in L2, after those that AutoAttack combines (arXiv:2003.01690).
 
-    perturbed = pgd(model, x, labels, 0.5, norm=2, mask=mask, loss=margin_ratio)   # another loss
+    perturbed = pgd(model, x, labels, 0.5, norm=2, mask=mask, loss=dlr_loss)   # another loss
     perturbed = ddn(model, x, labels, mask=mask)                  # the smallest perturbation
     perturbed = square(model, x, labels, 0.5, mask=mask, generator=generator)      # no gradient
 
@@ -15,7 +15,7 @@ from companions.attacks.attacks import (check_input, expand, input_gradient, nor
                                         step_direction)
 
 
-def margin_ratio(logits, labels, targets=None):
+def dlr_loss(logits, labels, targets=None):
     """Return the difference of logits ratio, [B]: above 0 where `labels` are not predicted.
 
     A loss for `pgd` on which the scale of the logits has no effect: (max_{i≠y} z_i − z_y) /
@@ -42,8 +42,8 @@ def ddn(model, input, labels, steps=100, *, start=1.0, gamma=0.05, mask=None, va
 
     The direction follows the gradient of the cross-entropy; its norm, at first `start`, falls by
     the factor 1 − `gamma` after every step that is misclassified and grows by 1 + `gamma` after any
-    other. A step's size is relative to the norm and falls from 1 to 0.01. Returns the smallest
-    perturbation found, and the input itself where none was found or none is needed.
+    other. A step's size falls from 1 to 0.01 and is, unlike there, relative to the norm. Returns
+    the smallest perturbation found, and the input itself where none was found or none is needed.
     """
     input, mask = check_input(input, 2, mask, valid_range)
     x = best = input
@@ -71,7 +71,7 @@ def square(model, input, labels, epsilon, steps=1000, *, mask=None, generator):
     margin of the true class. The windows shrink from 0.3 of a sequence's steps to one step.
     """
     input, mask = check_input(input, 2, mask, None)
-    length = mask.any(2).sum(1)  # valid steps come first
+    length = mask.any(2).sum(1).cpu()  # valid steps come first
     time = torch.arange(input.shape[1])
 
     def random_like(x):
@@ -80,7 +80,7 @@ def square(model, input, labels, epsilon, steps=1000, *, mask=None, generator):
     def window(width):
         start = (torch.rand(len(input), generator=generator) * (length - width + 1)).long()
         inside = (time >= start[:, None]) & (time < (start + width)[:, None])
-        return inside[:, :, None] & mask
+        return inside[:, :, None].to(mask.device) & mask
 
     def margins(x):  # of the true class over the others
         logits = model(x)

@@ -23,7 +23,7 @@ from training import average_weights, train_model
 # The settings of training.py's base model, and those that each ingredient changes.
 BASE = {'raw': False, 'norm_input': False, 'norm_conv': False, 'weight_decay': 1e-3,
         'one_cycle': False, 'shuffle': False, 'crop': 1.0, 'offset': 0.0, 'warp': 0.0,
-        'second_direction': False, 'epochs': 80, 'hidden_size': 50, 'out_channels': 64,
+        'bidirectional': False, 'epochs': 80, 'hidden_size': 50, 'out_channels': 64,
         'smoothing': 0.0, 'average_decay': 0.0, 'mode': 'plain', 'epsilon': None, 'teachers': 0,
         'noise': 0.0}  # standard deviation of Gaussian noise in the input; no ingredient has it
 INGREDIENTS = {
@@ -36,8 +36,8 @@ INGREDIENTS = {
     'random crop': {'crop': 0.8},               # smallest share of a sequence to keep
     'random offset': {'offset': 0.4},           # in standard deviations of a coefficient
     'twice the epochs': {'epochs': 160},
-    'time warp': {'warp': 0.3},                 # largest logarithm of a change of speed
-    'second direction': {'second_direction': True},
+    'time warp': {'warp': 0.3},                 # largest |stretch| and |bend|, see `warp`
+    'bidirectional LSTM': {'bidirectional': True},
     'twice the width': {'hidden_size': 100, 'out_channels': 128},
     'label smoothing 0.1': {'smoothing': 0.1},  # share of the uniform distribution in the targets
     'averaged weights': {'average_decay': 0.99},
@@ -45,27 +45,28 @@ INGREDIENTS = {
     'ProxLSTM, ε = 2': {'mode': 'ProxLSTM', 'epsilon': 2.0},
     'distillation': {'teachers': 5},            # models whose mean probabilities are the targets
 }
-CHOSEN = (*list(INGREDIENTS)[:8], 'twice the epochs', 'time warp', 'second direction')  # by --tune
+CHOSEN = (*list(INGREDIENTS)[:8], 'twice the epochs', 'time warp', 'bidirectional LSTM',
+          'label smoothing 0.1')  # by --tune
 BATCH_SIZE, KERNEL_SIZE, PEAK_LR, CONSTANT_LR = 27, 3, 3e-3, 1e-3
 
 
 class BestClassifier(LSTMClassifier):
     """`LSTMClassifier` with two options.
 
-    With `raw` it reads each step twice: divided by its norm, and as it is. With `second_direction`
+    With `raw` it reads each step twice: divided by its norm, and as it is. With `bidirectional`
     a second LSTM reads each sequence from its end; the linear layer reads the last outputs of both.
     """
 
-    def __init__(self, input_size=12, raw=True, second_direction=False, **arguments):
+    def __init__(self, input_size=12, raw=True, bidirectional=False, **arguments):
         super().__init__(input_size * (1 + raw), **arguments)
         self.raw = raw
         self.backward_lstm = None
-        if second_direction:
+        if bidirectional:
             hidden_size, classes = self.linear.in_features, self.linear.out_features
             self.backward_lstm = ProxLSTM(self.conv.out_channels, hidden_size, batch_first=True)
             self.linear = nn.Linear(2 * hidden_size, classes)
         self.arguments = {'input_size': input_size, 'raw': raw,  # for a checkpoint
-                          'second_direction': second_direction, **arguments}
+                          'bidirectional': bidirectional, **arguments}
 
     def features(self, input):
         normalized = F.normalize(input, dim=2) if input.shape[2] > 1 else input
@@ -89,19 +90,23 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, **settings):
     """Train one model on float32 [T, F] arrays and their classes, int64 [N] from 0.
 
     It runs on the CPU, on one thread; `settings` replace the recipe's, see BASE. Returns the model
-    in evaluation mode. Raises ValueError if a sequence is shorter than the convolution kernel, or
-    if batch normalization could get a minibatch of one value.
+    in evaluation mode. Raises ValueError for a setting that is not in BASE, if a sequence is
+    shorter than the convolution kernel, or if batch normalization could get a minibatch of one
+    value.
     """
+    if unknown := sorted(settings.keys() - BASE.keys()):
+        raise ValueError(f'no such setting: {", ".join(unknown)}; expected some of '
+                         f'{", ".join(BASE)}')
     recipe = recipe_of(ingredients) | settings
     epochs = recipe['epochs']
     check_last_batch(sequences, recipe)
-    teachers = [fit(sequences, labels, 1000 * k + seed, ingredients, **settings, teachers=0)
+    teachers = [fit(sequences, labels, 1000 * k + seed, ingredients, **{**settings, 'teachers': 0})
                 for k in range(1, recipe['teachers'] + 1)]
     generator = np.random.default_rng(seed)
     deviation = np.concatenate(sequences).std(0)
     with seeded(seed):
         model = BestClassifier(
-            sequences[0].shape[1], recipe['raw'], recipe['second_direction'],
+            sequences[0].shape[1], recipe['raw'], recipe['bidirectional'],
             output_size=int(labels.max()) + 1, kernel_size=KERNEL_SIZE,
             hidden_size=recipe['hidden_size'], out_channels=recipe['out_channels'],
             batch_norm=[place for place in ('input', 'conv') if recipe[f'norm_{place}']])
@@ -126,19 +131,19 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, **settings):
 
 def check_last_batch(sequences, recipe):
     """Raise ValueError if the longest sequence, alone in a minibatch, could have a single value."""
-    shortest = recipe['crop'] * (max(map(len, sequences)) / math.exp(recipe['warp']) - 0.5)
-    if len(sequences) % BATCH_SIZE == 1 and recipe['norm_conv'] and shortest <= KERNEL_SIZE:
+    longest = max(map(len, sequences))
+    shortest = cropped_length(warped_length(longest, -recipe['warp']), recipe['crop'])
+    if len(sequences) % BATCH_SIZE == 1 and recipe['norm_conv'] and shortest == KERNEL_SIZE:
         raise ValueError(f'batch normalization needs two values in every minibatch, but the last '
-                         f'of {len(sequences)} sequences of at most {max(map(len, sequences))} '
-                         f'steps may leave only one')
+                         f'of {len(sequences)} sequences of at most {longest} steps may leave only '
+                         f'one')
 
 
 def augment(x, deviation, recipe, generator):
     """Change the speed of x [T, F], cut a random piece out and add a constant to each feature."""
     if recipe['warp']:
         x = warp(x, *generator.uniform(-recipe['warp'], recipe['warp'], 2))
-    shortest = max(math.ceil(recipe['crop'] * len(x)), min(KERNEL_SIZE, len(x)))
-    steps = generator.integers(shortest, len(x) + 1)
+    steps = generator.integers(cropped_length(len(x), recipe['crop']), len(x) + 1)
     start = generator.integers(len(x) - steps + 1)
     if recipe['noise']:
         x = x + recipe['noise'] * generator.standard_normal(x.shape)
@@ -146,10 +151,21 @@ def augment(x, deviation, recipe, generator):
     return (x[start:start + steps] + offset).astype(np.float32)
 
 
+def warped_length(steps, stretch):
+    return max(min(KERNEL_SIZE, steps), round(steps * math.exp(stretch)))
+
+
+def cropped_length(steps, crop):
+    """Return the smallest number of steps that a random crop keeps."""
+    return max(math.ceil(crop * steps), min(KERNEL_SIZE, steps))
+
+
 def warp(x, stretch, bend):
-    """Interpolate x [T, F] linearly at exp(stretch) · T times, which bend the speed along x."""
-    steps = max(min(KERNEL_SIZE, len(x)), round(len(x) * math.exp(stretch)))
-    position = (len(x) - 1) * np.linspace(0, 1, steps) ** math.exp(bend)
+    """Interpolate x [T, F] linearly at exp(stretch) · T positions (T − 1) tᵇ, with b = exp(bend).
+
+    t goes from 0 to 1 in equal steps.
+    """
+    position = (len(x) - 1) * np.linspace(0, 1, warped_length(len(x), stretch)) ** math.exp(bend)
     before = np.minimum(position.astype(int), len(x) - 2)
     weight = (position - before)[:, None]
     return (1 - weight) * x[before] + weight * x[before + 1]

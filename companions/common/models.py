@@ -165,17 +165,21 @@ def noise_models(args, models, epochs=EPOCHS):
                 f'noise_{name.replace(" ", "_")}_seed{seed}',
                 {'sigma': NOISE, 'like': models[name, seed]['config']},
                 partial(train_noise_model, name, seed, models['base', seed]['arguments'],
-                        noisy.get(('base' + WITH_NOISE, seed)), epochs))
+                        noisy.get(('base' + WITH_NOISE, seed)), epochs,
+                        {'epochs': 2} if args.dry_run else {}))
             for name in names for seed in range(args.seeds)}, 'models with noise')
     return noisy
 
 
-def train_noise_model(name, seed, arguments, base, epochs):
-    """Train one of NOISY with noise, the base model anew and others from the checkpoint `base`."""
+def train_noise_model(name, seed, arguments, base, epochs, settings):
+    """Train one of NOISY with noise, the base model anew and others from the checkpoint `base`.
+
+    `settings` replace the best recipe's. Raises ValueError if the weights are not finite.
+    """
     batches, test = load_data(UCI_PATH if name == 'best recipe' else DEFAULT_PATH)
     if name == 'best recipe':
-        settings = {'noise': NOISE} | ({'epochs': epochs} if epochs < EPOCHS else {})
-        return train_best_recipe(sequences_of(batches), targets_of(batches), settings, seed)
+        return train_best_recipe(sequences_of(batches), targets_of(batches),
+                                 {**settings, 'noise': NOISE}, seed)
     if name == 'AMP':
         return train_sequence_classifier(base, AMP_SETTINGS[name], seed, batches, epochs, test,
                                          sigma=NOISE)
@@ -187,6 +191,8 @@ def train_noise_model(name, seed, arguments, base, epochs):
         optimizer = torch.optim.Adam(model.parameters(), **OPTIMIZER[mode])
         for _ in range(epochs):
             train_model(model, add_noise(batches, NOISE), optimizer, mode, epsilon)
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise ValueError(f'{name} with noise: weights are not finite, seed {seed}')
     return {'arguments': arguments, 'state_dict': model.state_dict()}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy
+from load_data import UCI_PATH, load_data, sequences_of, targets_of
 
 
 def test_partitions_are_stratified_and_begin_with_ucis_own():
@@ -17,8 +18,45 @@ def test_partitions_are_stratified_and_begin_with_ucis_own():
     assert len({part.tobytes() for part in parts}) == 6
 
 
+@pytest.mark.parametrize('name', ['best recipe', 'FCN'])
+def test_a_saved_fit_is_not_repeated_unless_something_changed(name, tmp_path, monkeypatch):
+    train, _ = load_data(UCI_PATH)
+    sequences, labels = sequences_of(train), targets_of(train)
+    halves = np.arange(270) % 2 == 0
+    fresh = np.arange(270) < 100
+
+    def evaluate(part):
+        return accuracy.evaluate(name, sequences, labels, part, fresh, 3, 4, tmp_path,
+                                 {'epochs': 2})
+
+    first = evaluate(halves)
+    model, = tmp_path.iterdir()
+    assert model.name.endswith('_partition3_seed4.pt')
+    for module, function in ((accuracy.networks, 'fit'), (accuracy, 'train_best_recipe')):
+        monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail('fitted again'))
+    again = evaluate(halves)
+    del first['predict_seconds'], again['predict_seconds']
+    assert first == again and (first['partition'], first['seed']) == (3, 4)
+    with pytest.raises(pytest.fail.Exception, match='fitted again'):
+        evaluate(~halves)
+
+
+def test_accuracy_is_on_what_was_not_trained_on(tmp_path, monkeypatch):
+    train, _ = load_data(UCI_PATH)
+    sequences, labels = sequences_of(train), targets_of(train)
+    part, fresh = np.arange(270) % 3 > 0, np.arange(270) < 90
+
+    def fit_aeon(name, given, targets, chosen, seed):
+        assert given is sequences and targets is labels and chosen is part
+        return lambda x: np.where(np.arange(90) < 30, labels[~part], -1), None, 1.0
+
+    monkeypatch.setattr(accuracy, 'fit_aeon', fit_aeon)
+    record = accuracy.evaluate('MiniRocket', sequences, labels, part, fresh, 0, 0, tmp_path, {})
+    assert record['accuracy'] == pytest.approx(1 / 3) and record['fresh_accuracy'] == 1
+
+
 def test_without_aeon_it_says_so_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'aeon', None)
     monkeypatch.setattr(accuracy, 'parallel_map', lambda *_: pytest.fail('work was started'))
     with pytest.raises(ValueError, match='aeon: python -m pip install -r requirements-extra.txt'):
-        accuracy.main(accuracy.get_args(['--output', str(tmp_path / 'accuracy.json')]))
+        accuracy.main(accuracy.get_args(['--output-dir', str(tmp_path)]))

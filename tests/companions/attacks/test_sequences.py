@@ -77,13 +77,12 @@ def make_sensitive(model):
 def test_the_records_count_what_the_attacks_leave():
     torch.manual_seed(0)
     model = make_sensitive(LSTMClassifier())
-    epsilons = 0.1, EPSILON, 2.0
+    epsilons = 0.05, 0.1, EPSILON, 2.0
     records = sequences.attack_sequences('Adv', 3, make_checkpoint(model), epsilons, 3, 5, 2)
     found = {(r['input'], r['attack'], r['epsilon']): r['accuracy'] for r in records}
     assert {(r['model'], r['seed']) for r in records} == {('Adv', 3)}
-    attacks = ['PGD', *sequences.stronger_attacks(1, 1, 1, None)]
-    assert attacks[-1] == sequences.ALL
-    assert len(found) == len(records) == 2 * (1 + 3 * (1 + len(attacks)))
+    attacks = ['PGD', *sequences.stronger_attacks(1, 1, 1, None), sequences.ALL]
+    assert len(found) == len(records) == 2 * (1 + 4 * (1 + len(attacks)))
     for attacked in sequences.INPUTS:
         curve = [found[attacked, 'none', 0.0], *(found[attacked, 'PGD', e] for e in epsilons)]
         assert curve == sorted(curve, reverse=True) and curve[-1] < curve[0]
@@ -91,17 +90,33 @@ def test_the_records_count_what_the_attacks_leave():
         for e in epsilons:
             chain = [found[attacked, attack, e] for attack in attacks]
             assert chain == sorted(chain, reverse=True)
-        assert found[attacked, sequences.ALL, 0.1] < found[attacked, 'PGD', 0.1]
+        robust = [found[attacked, sequences.ALL, e] for e in (0.05, 0.1, EPSILON)]
+        assert robust == sorted(robust, reverse=True)
+        assert robust[1] < found[attacked, 'PGD', 0.1]
     left = 0
     model.eval()
     for x, y, lengths in load_data(UCI_PATH, 128)[1]:
         mask = (torch.arange(x.shape[1]) < lengths[:, None])[:, :, None]
         still = torch.ones(len(y), dtype=torch.bool)
-        for e in (0, 0.1, EPSILON):
+        for e in (0, 0.05, 0.1, EPSILON):
             perturbed = pgd(lambda x: model(x, lengths), x, y, e, 3, norm=2, mask=mask)
             still &= model(perturbed, lengths).argmax(1) == y
         left += still.sum().item()
     assert found['raw', 'PGD', EPSILON] == left / 370
+
+
+def test_what_is_lost_at_a_smaller_epsilon_is_not_robust_at_a_larger(monkeypatch):
+    def attack_once(epsilon, *_):  # it succeeds at 0.1 only
+        return {'once': [lambda model, x, labels, mask: x + 100 * mask * (epsilon == 0.1)]}
+
+    monkeypatch.setattr(sequences, 'stronger_attacks', attack_once)
+    monkeypatch.setattr(sequences, 'pgd', lambda model, x, labels, **_: x)
+    torch.manual_seed(0)
+    records = sequences.attack_sequences('base', 0, make_checkpoint(make_sensitive(
+        LSTMClassifier())), (0.1, 0.2), 1, 1, 1)
+    found = {(r['attack'], r['epsilon']): r['accuracy'] for r in records if r['input'] == 'raw'}
+    assert found['once', 0.1] < found['once', 0.2] == found['PGD', 0.2] == found['none', 0.0]
+    assert found[sequences.ALL, 0.2] == found[sequences.ALL, 0.1] == found['once', 0.1]
 
 
 def test_the_stronger_attacks_respect_the_ball_the_mask_and_the_lengths():
@@ -122,7 +137,7 @@ def test_each_target_is_a_wrong_class_in_order_of_likelihood(monkeypatch):
     monkeypatch.setattr(sequences, 'pgd', lambda *_, loss, **__: targets.append(
         loss.keywords['targets'].tolist()))
     logits, labels = torch.tensor([[5.0, 1, 4, 2, 3], [1, 2, 3, 4, 5]]), torch.tensor([0, 3])
-    for attack in sequences.stronger_attacks(1, 1, 1, None)['+ targets']:
+    for attack in sequences.stronger_attacks(1, 1, 1, None)['+ DLR, targets']:
         attack(lambda x: logits, None, labels, mask=None)
     assert targets == [[2, 4], [4, 2], [3, 1]]
 
@@ -140,11 +155,11 @@ def test_on_cuda_the_numbers_are_nearly_those_of_the_cpu(name):
 
 
 def test_the_attacks_are_compared_in_their_order():
-    columns = {'PGD': 0.5, '+ margin': 0.4, sequences.ALL: 0.3}
+    columns = {'PGD': 0.5, '+ DLR': 0.4, '+ Square': 0.3, sequences.ALL: 0.2}
     records = [{'model': 'Adv', 'seed': seed, 'input': 'raw', 'attack': attack, 'epsilon': EPSILON,
                 'accuracy': value} for seed in (0, 1) for attack, value in columns.items()]
     table = sequences.accuracy_table(records, 'raw', sequences.strength_columns(records))
-    assert '| PGD | + margin | + Square |' in table
+    assert '| PGD | + DLR | + Square |\n' in table
     assert '| Adv | 50.0 ± 0.0 | 40.0 ± 0.0 | 30.0 ± 0.0 |' in table
 
 

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from companions.attacks.attacks import norms, pgd
-from companions.attacks.stronger import ddn, margin_ratio, square
+from companions.attacks.stronger import ddn, dlr_loss, square
+from companions.common.images import SmallCNN
 
 B, T, FEATURES, CLASSES = 12, 7, 4, 5
 LENGTHS = torch.arange(B) % 5 + 3
@@ -38,7 +39,7 @@ def problem():
 
 def attacks():
     generator = torch.Generator().manual_seed(0)
-    return {'PGD on the margin': partial(pgd, norm=2, loss=margin_ratio),
+    return {'PGD on the margin': partial(pgd, norm=2, loss=dlr_loss),
             'square': partial(square, steps=200, generator=generator)}
 
 
@@ -70,7 +71,7 @@ def test_ddn_returns_the_input_where_it_finds_nothing(problem):
 
 
 @pytest.mark.parametrize('attack, enough', [
-    (partial(pgd, norm=2, steps=20, loss=margin_ratio), 1.1),
+    (partial(pgd, norm=2, steps=20, loss=dlr_loss), 1.1),
     (partial(square, steps=300, generator=torch.Generator().manual_seed(1)), 2)])
 def test_an_attack_succeeds_beyond_the_distance_and_never_within(problem, attack, enough):
     model, x, labels, distances = problem
@@ -85,20 +86,22 @@ def test_an_attack_succeeds_beyond_the_distance_and_never_within(problem, attack
 
 
 def test_square_uses_no_gradient(problem):
-    model, x, labels, _ = problem
-    square(lambda x: model(x).round(), x, labels, 0.5, 5, mask=MASK, generator=torch.Generator())
+    model, x, labels, distances = problem
+    perturbed = square(lambda x: model(x).detach(), x, labels, 2 * distances.max().item(),
+                       mask=MASK, generator=torch.Generator().manual_seed(0))
+    assert (model(perturbed).argmax(1) != labels).all()
 
 
-def test_the_margin_ratio_is_the_formula_and_ignores_the_scale_of_the_logits():
+def test_the_dlr_loss_is_the_formula_and_ignores_the_scale_of_the_logits():
     logits, y, t = torch.tensor([[3.0, 7.0, 1.0, 2.0, -1.0]]).double(), torch.tensor([1]), torch.tensor([4])
-    assert margin_ratio(logits, y).item() == pytest.approx((3 - 7) / (7 - 2))
-    assert margin_ratio(logits, y - 1).item() == pytest.approx((7 - 3) / (7 - 2))
-    assert margin_ratio(logits, y, t).item() == pytest.approx((-1 - 7) / (7 - (2 + 1) / 2))
-    assert margin_ratio(1e6 * logits, y, t) == pytest.approx(margin_ratio(logits, y, t))
+    assert dlr_loss(logits, y).item() == pytest.approx((3 - 7) / (7 - 2))
+    assert dlr_loss(logits, y - 1).item() == pytest.approx((7 - 3) / (7 - 2))
+    assert dlr_loss(logits, y, t).item() == pytest.approx((-1 - 7) / (7 - (2 + 1) / 2))
+    assert dlr_loss(1e6 * logits, y, t) == pytest.approx(dlr_loss(logits, y, t))
     with pytest.raises(ValueError, match='2 classes, expected 3 or more'):
-        margin_ratio(logits[:, :2], y)
+        dlr_loss(logits[:, :2], y)
     with pytest.raises(ValueError, match='3 classes, expected 4 or more'):
-        margin_ratio(logits[:, :3], y, t - 2)
+        dlr_loss(logits[:, :3], y, t - 2)
 
 
 def test_on_the_margin_a_confident_model_has_a_gradient(problem):
@@ -106,5 +109,20 @@ def test_on_the_margin_a_confident_model_has_a_gradient(problem):
     model, x, labels, distances = problem
     fooled = [(model(pgd(lambda x: 1e5 * model(x), x, labels, 2 * distances.max().item(), norm=2,
                          mask=MASK, **settings)).argmax(1) != labels).sum().item()
-              for settings in ({}, {'loss': margin_ratio})]
+              for settings in ({}, {'loss': dlr_loss})]
     assert fooled[0] < B / 2 and fooled[1] == B
+
+
+def test_ddn_finds_what_foolboxs_does():
+    foolbox = pytest.importorskip('foolbox')
+    torch.manual_seed(0)
+    model = SmallCNN(1, 10, 4).eval()
+    for p in model.parameters():
+        p.data *= 2
+    x = torch.rand(30, 1, 8, 8)
+    y = model(x).argmax(1)
+    theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device='cpu')
+    expected, _, found = foolbox.attacks.DDNAttack(steps=100)(theirs, x, y, epsilons=None)
+    perturbed = ddn(model, x, y, 100, valid_range=(0, 1))
+    assert found.all() and (model(perturbed).argmax(1) != y).all()
+    assert norms(perturbed - x, 2) == pytest.approx(norms(expected - x, 2), rel=0.1)

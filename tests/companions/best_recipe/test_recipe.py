@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from companions.best_recipe import recipe
-from companions.best_recipe.recipe import (CHOSEN, BestClassifier, augment, fit, probabilities,
-                                           recipe_of, soften, warp)
+from companions.best_recipe.recipe import (CHOSEN, INGREDIENTS, BestClassifier, augment, fit,
+                                           probabilities, recipe_of, soften, warp)
 from load_data import UCI_PATH, load_data, make_batches, sequences_of, targets_of
 from support.checkpoints import save_checkpoint
 
@@ -33,8 +33,8 @@ def test_the_model_reads_each_step_normalized_and_as_it_is():
     torch.testing.assert_close(plain(x, lengths), plain(2 * x, lengths))
 
 
-def test_the_second_direction_reads_each_sequence_from_its_own_end():
-    model = BestClassifier(second_direction=True, hidden_size=5).eval()
+def test_the_backward_lstm_reads_each_sequence_from_its_own_end():
+    model = BestClassifier(bidirectional=True, hidden_size=5).eval()
     v, lengths = torch.randn(3, 9, 64), torch.tensor([9, 4, 1])
     forward, backward = model.last_output(v, lengths, 0).split(5, dim=1)
     for i, n in enumerate(lengths):
@@ -110,6 +110,24 @@ def test_the_docstring_loads_and_uses_a_model(train, tmp_path):
     assert torch.equal(names['speaker'], model(batch.inputs, batch.lengths).argmax(1))
 
 
+@pytest.mark.parametrize('name', INGREDIENTS)
+def test_every_ingredient_changes_what_is_trained(name, train):
+    few = [x[:60:2] for x in train]
+
+    def weights(names):
+        settings = {} if name == 'twice the epochs' else {'epochs': 2}
+        return fit(*few, 0, names, **settings).linear.weight
+
+    base = ['shuffled batches'] if name != 'shuffled batches' else []
+    one, other = weights(base), weights([*base, name])
+    assert one.shape != other.shape or not torch.equal(one, other)
+
+
+def test_an_unknown_setting_is_one_sentence(train):
+    with pytest.raises(ValueError, match='no such setting: epoch; expected some of raw, '):
+        fit(*train, epoch=1)
+
+
 def fit_lengths(lengths, ingredients=CHOSEN):
     sequences = [np.ones((n, 2), dtype=np.float32) for n in lengths]
     return fit(sequences, np.arange(len(lengths)) % 2, ingredients=ingredients, epochs=1)
@@ -125,7 +143,7 @@ def test_sequences_that_are_too_short_are_one_sentence(lengths, words):
 
 def test_sequences_as_short_as_the_kernel_are_refused_only_where_batch_norm_fails():
     """It fails on a minibatch of one step, which is what a kernel of 3 leaves of 3 steps."""
-    for lengths in ([3] * 54, [3] * 54 + [7]):
+    for lengths in ([3] * 54, [3] * 54 + [5]):
         fit_lengths(lengths)
     fit_lengths([3] * 55, ['raw values'])
 

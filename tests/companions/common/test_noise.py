@@ -26,9 +26,9 @@ def test_every_model_is_trained_with_new_noise_in_every_epoch(monkeypatch):
         return noisy
 
     monkeypatch.setattr(models, 'add_noise', record)
-    base = models.train_noise_model('base', 0, {}, None, 2)
+    base = models.train_noise_model('base', 0, {}, None, 2, {})
     for name in ('Adv', 'Prox', 'AMP'):
-        trained = models.train_noise_model(name, 0, {}, base, 2)
+        trained = models.train_noise_model(name, 0, {}, base, 2, {})
         assert not all(torch.equal(x, base['state_dict'][key])
                        for key, x in trained['state_dict'].items())
     assert len(inputs) == 8
@@ -43,6 +43,6 @@ def test_the_best_recipe_is_trained_with_noise(monkeypatch):
         return models.recipe.BestClassifier()
 
     monkeypatch.setattr(models.recipe, 'fit', fit)
-    for epochs in (2, models.EPOCHS):
-        models.train_noise_model('best recipe', 0, {}, None, epochs)
+    for more in ({'epochs': 2}, {}):
+        models.train_noise_model('best recipe', 0, {}, None, 9, more)
     assert settings == [{'noise': models.NOISE, 'epochs': 2}, {'noise': models.NOISE}]

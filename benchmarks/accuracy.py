@@ -7,10 +7,10 @@ UCI's 270 training and 370 test sequences are pooled and partitioned again, stra
 keeps as many training sequences as in UCI's own partition, which is the first. Each classifier is
 fitted once on each partition, on one thread; ResNet on UCI's only, and the networks there with
 --seeds seeds. The convolutional networks are those of networks.py; the other peers are aeon's, with
-their defaults, on sequences padded with zeros to the longest. The recipe was chosen on UCI's
-training sequences, some of which are test sequences in the other partitions; `fresh_accuracy` is on
-all others. The results are discussed in companions/best_recipe/README.md. Needs
-requirements-extra.txt.
+their defaults, on sequences padded with zeros to the longest, and in three other ways. The recipe
+was chosen on UCI's training sequences, some of which are test sequences in the other partitions;
+`fresh_accuracy` is on all others. The results are discussed in companions/best_recipe/README.md.
+Needs requirements-extra.txt.
 """
 
 import argparse
@@ -19,9 +19,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.interpolate import make_interp_spline
 
 from benchmarks import networks
-from companions.best_recipe.peers import OURS, PEERS, peers_table
+from companions.best_recipe.peers import (OURS, PADDINGS, PEERS, ROCKETS, padding_table,
+                                          peers_table)
 from companions.best_recipe.recipe import BestClassifier, probabilities
 from companions.common.models import best_recipe_config, train_best_recipe
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
@@ -98,13 +100,28 @@ def fit_network(name, sequences, labels, part, seed, changes, load_or_fit):
 
 
 def fit_aeon(name, sequences, labels, part, seed):
+    """Here `name` may end with one of PADDINGS; zeros are the default."""
     from aeon.classification import convolution_based
-    x = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, sequences)), batch_first=True)
-    x = x.mT.contiguous().numpy()  # [N, F, T], as aeon expects
+    name, _, padding = name.partition(', ')
+    x = equal_length(sequences, padding)
     model = getattr(convolution_based, f'{name}Classifier')(random_state=seed)
     start = time.process_time()
     model.fit(x[part], labels[part])
     return model.predict, x[~part], time.process_time() - start
+
+
+def equal_length(sequences, padding):
+    """Return sequences of equal length, float32 [N, F, T], as aeon expects."""
+    longest = max(map(len, sequences))
+    if padding == 'cubic splines':
+        return networks.resample(sequences, longest).numpy()
+    if padding == 'linear interpolation':
+        x = [make_interp_spline(range(len(x)), x, k=1)(np.linspace(0, len(x) - 1, longest))
+             for x in sequences]
+    else:
+        mode = 'edge' if padding == 'last step repeated' else 'constant'
+        x = [np.pad(x, ((0, longest - len(x)), (0, 0)), mode) for x in sequences]
+    return np.stack(x).astype(np.float32).transpose(0, 2, 1).copy()
 
 
 def get_args(argv=None):
@@ -134,15 +151,17 @@ def main(args):
     # The slowest first. The seed of a fit is its partition's number, but for the networks' others.
     fits = [(name, 0, seed) for name in networks.NETWORKS for seed in range(args.seeds)]
     fits += [('FCN', k, k) for k in range(1, args.resamples)]
-    fits += [(name, k, k) for name in (*OURS, *PEERS) if name not in networks.NETWORKS
-             for k in range(args.resamples)]
+    names = [name for name in (*OURS, *PEERS) if name not in networks.NETWORKS]
+    names += [f'{name}, {padding}' for name in ROCKETS for padding in PADDINGS]
+    fits += [(name, k, k) for name in names for k in range(args.resamples)]
     tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': parts[k],
               'fresh': fresh, 'partition': k, 'seed': seed,
               'changes': {'epochs': 2} if args.dry_run else {},
               'folder': args.output_dir / 'checkpoints' / 'benchmarks'}
              for name, k, seed in fits]
     records = parallel_map(evaluate, tasks, args.jobs, 'fits')
-    print(f'\n{peers_table(records)}\n\naeon {aeon.__version__}; medians of processor seconds')
+    print('', peers_table(records), padding_table(records),
+          f'aeon {aeon.__version__}; medians of processor seconds', sep='\n\n')
     plots = args.output_dir / 'plots'
     write_json(plots / 'accuracy.json', {'aeon': aeon.__version__}, records)
     print(f'Written to {plots}')

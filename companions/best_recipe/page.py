@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.networks import TRAINING
 from companions.best_recipe.experiment import search_tables
-from companions.best_recipe.peers import compare_with_peers, peers_table
+from companions.best_recipe.peers import compare_with_peers, padding_table, peers_table
 from companions.best_recipe.recipe import CHOSEN, recipe_of
 from support.figures import mean_std
 from support.options import ROOT
@@ -21,8 +22,10 @@ def names():
     base = [run['accuracy'] for run in load_results(ROOT / 'report/results/uci.json')['runs']
             if (run['mode'], run['variant'], run['epochs']) == ('plain', '', 100)]
     fresh = compare_with_peers(peers['runs'], 'fresh_accuracy')
-    return {'best': best, 'epochs': recipe_of(CHOSEN)['epochs'], 'accuracy': mean_std([run['accuracy'] for run in best['runs']]),
+    return {'best': best, 'epochs': recipe_of(CHOSEN)['epochs'],
+            'accuracy': mean_std([run['accuracy'] for run in best['runs']]),
             'seconds': np.median([run['seconds'] for run in best['runs']]), 'base': mean_std(base),
             'search': search_tables(tuned['runs']),
-            'peers': peers_table(peers['runs']),
+            'peers': peers_table(peers['runs']), 'padding': padding_table(peers['runs']),
+            'fcn': TRAINING['FCN'], 'comparisons': len(fresh),
             'fresh_lead': lambda *pair: f'{fresh[pair][0].mean():+.2f}'}

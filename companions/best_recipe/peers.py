@@ -6,14 +6,21 @@ from support.figures import markdown_table, mean_std
 from support.statistics import holm, signed_rank
 
 OURS = {'best recipe': 1, 'five of it averaged': 5}  # number of models
-PEERS = 'MiniRocket', 'MultiRocketHydra', 'FCN'
+ROCKETS = 'MiniRocket', 'MultiRocketHydra'
+PEERS = (*ROCKETS, 'FCN')
+PADDINGS = 'last step repeated', 'linear interpolation', 'cubic splines'  # but for zeros
 UCI_ONLY = 'ResNet',  # fitted on UCI's own partition only
 
 
-def values_of(records, classifier, key):
-    """Return an entry of a classifier's fit on each partition, in order: array [partitions]."""
-    own = (r for r in records if r['classifier'] == classifier and r['seed'] == r['partition'])
-    return np.array([r[key] for r in sorted(own, key=lambda r: r['partition'])])
+def values_of(records, classifier, key, like):
+    """Return an entry of a classifier's fit on each partition on which `like` was fitted, too.
+
+    They are in order, an array [partitions].
+    """
+    fits = {name: {r['partition']: r[key] for r in records
+                   if r['classifier'] == name and r['seed'] == r['partition']}
+            for name in (classifier, like)}
+    return np.array([fits[classifier][k] for k in sorted(fits[like])])
 
 
 def compare_with_peers(records, key='accuracy'):
@@ -23,24 +30,33 @@ def compare_with_peers(records, key='accuracy'):
     """
     pairs = [(ours, peer) for ours in OURS for peer in PEERS]
     # Rounded, so that equal numbers of sequences are ties for the ranks.
-    differences = [np.round(100 * (values_of(records, ours, key) - values_of(records, peer, key)),
-                            6) for ours, peer in pairs]
+    differences = [np.round(100 * (values_of(records, ours, key, peer) -
+                                   values_of(records, peer, key, peer)), 6)
+                   for ours, peer in pairs]
     p = holm(list(map(signed_rank, differences)))
     return dict(zip(pairs, zip(differences, p)))
 
 
 def peers_table(records):
     """Return Markdown: each classifier over the partitions, and the best recipe minus it."""
-    compared, rows = compare_with_peers(records), []
-    for name in (*OURS, *PEERS, *UCI_ONLY):
+    compared, rows, present = compare_with_peers(records), [], {r['classifier'] for r in records}
+    for name in filter(present.__contains__, (*OURS, *PEERS, *UCI_ONLY)):
         uci = [r['accuracy'] for r in records if r['classifier'] == name and r['partition'] == 0]
-        everywhere = '' if name in UCI_ONLY else mean_std(values_of(records, name, 'accuracy'))
+        everywhere = '' if name in UCI_ONLY else mean_std(values_of(records, name, 'accuracy', name))
         leads = [describe(*compared[ours, name]) if name in PEERS else '' for ours in OURS]
         fit, predict = (np.median([r[key] for r in records if r['classifier'] == name])
                         for key in ('fit_seconds', 'predict_seconds'))
         rows.append((name, mean_std(uci), everywhere, *leads, f'{fit:.1f}', f'{predict:.2f}'))
     return markdown_table(('classifier', "UCI's own partition (%)", 'all partitions (%)',
                            *(f'{ours} minus it' for ours in OURS), 'fit (s)', 'predict (s)'), rows)
+
+
+def padding_table(records):
+    """Return Markdown: the accuracy of ROCKETS by how sequences get equal lengths."""
+    rows = [[name, *(mean_std(values_of(records, title, 'accuracy', title))
+                     for title in (name, *(f'{name}, {padding}' for padding in PADDINGS)))]
+            for name in ROCKETS]
+    return markdown_table(('all partitions (%)', 'zeros', *PADDINGS), rows)
 
 
 def describe(difference, p):

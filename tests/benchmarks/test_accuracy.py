@@ -60,3 +60,16 @@ def test_without_aeon_it_says_so_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setattr(accuracy, 'parallel_map', lambda *_: pytest.fail('work was started'))
     with pytest.raises(ValueError, match='aeon: python -m pip install -r requirements-extra.txt'):
         accuracy.main(accuracy.get_args(['--output-dir', str(tmp_path)]))
+
+
+def test_sequences_get_equal_lengths_in_each_of_four_ways():
+    x = np.array([[0, 5], [1, 5], [4, 5], [9, 5]], dtype=np.float32)
+    longer = np.zeros((7, 2), dtype=np.float32)
+    expected = {'': [0, 1, 4, 9, 0, 0, 0], 'last step repeated': [0, 1, 4, 9, 9, 9, 9],
+                'linear interpolation': [0, 0.5, 1, 2.5, 4, 6.5, 9],
+                'cubic splines': [0, 0.25, 1, 2.25, 4, 6.25, 9]}
+    assert list(expected)[1:] == list(accuracy.PADDINGS)
+    for padding, values in expected.items():
+        found = accuracy.equal_length([x, longer], padding)
+        assert found.shape == (2, 2, 7) and found.dtype == np.float32
+        np.testing.assert_allclose(found[0, 0], values, atol=1e-6)

@@ -60,7 +60,7 @@ def test_dry_run(tmp_path, capsys):
     attacked = [{'model': name, 'seed': 0, 'input': 'raw', 'attack': attack, 'epsilon': epsilon,
                  'accuracy': 0.5} for name in names
                 for attack, epsilon in (('none', 0.0), (sequences.ALL, 0.5))]
-    write_json(tmp_path / 'plots' / 'attacks_sequences.json', {}, attacked)
+    write_json(tmp_path / 'plots' / 'attacks_sequences.json', {'norm': 'L2'}, attacked)
     certified.main(certified.get_args(arguments))
     runs = json.loads((tmp_path / 'plots' / 'attacks_certified.json').read_text())['runs']
     assert certified.certified_table(runs, attacked) in capsys.readouterr().out

@@ -1,7 +1,6 @@
 """Read results/ and compute what the report shows: accuracies, paired effects, loss spikes."""
 
 import functools
-import math
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace

@@ -49,16 +49,15 @@ def describe_sequences():
     records = load('amp_sequences')['runs']
     results = {method: sequences.results_of(records, method) for method in sequences.METHODS}
     for found in results.values():
-        history, around = found['history'], np.median(found['around'], axis=0)
-        found |= {'median_seconds': np.median(found['seconds']),
-                  'before_spikes': history[:, 65:75].mean(1), 'lowest': history[:, 50:].min(),
-                  'loss_at': dict(zip((0, *sequences.RADII), around))}
+        around = np.median(found['around'], axis=0)
+        found |= {'loss_at': dict(zip((0, *sequences.RADII), around))}
 
     def gain(method, key='accuracy'):
         """Compare a method with plain training."""
         return Effect(method, *(100 * results[m][key] for m in (method, 'plain')))
 
-    return {**results, 'gain': gain, 'chosen': sequences.AMP_SETTINGS, 'seeds': len(results['plain']['seed']),
+    return {**results, 'gain': gain, 'chosen': sequences.AMP_SETTINGS,
+            'seeds': len(results['plain']['seed']),
             'comparison': sequences.comparison_table(records),
             'tuning': sequences.tuning_table(load('tune_amp_sequences')['runs'])}
 

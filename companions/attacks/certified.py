@@ -1,4 +1,4 @@
-"""Up to which radius smoothed sequence classifiers are certified, beside attacks on them as they are.
+"""Up to which radius smoothed sequence classifiers are certified, beside the attacks on them.
 
     python -m companions.attacks.sequences --seeds 8    # first
     python -m companions.attacks.certified --seeds 8

@@ -36,7 +36,8 @@ CONTROLS = {'Adv': 'Adv control', 'Prox': 'Prox control', 'AMP': 'Prox control',
             'SAM': 'Prox control', 'best recipe': 'base'}
 INPUTS = 'normalized', 'raw'  # what is attacked: the convolution's input, or the data's values
 STRENGTH_EPSILON = 0.5        # at which the attacks are compared
-EFFORT = {'epsilons': (0.1, 0.25, STRENGTH_EPSILON, 1.0), 'steps': 10, 'queries': 200, 'noise_draws': 10}
+EFFORT = {'epsilons': (0.1, 0.25, STRENGTH_EPSILON, 1.0), 'steps': 10, 'queries': 200,
+          'noise_draws': 10}
 DRY_RUN_EFFORT = {'epsilons': (STRENGTH_EPSILON,), 'steps': 1, 'queries': 2, 'noise_draws': 1}
 TARGETS = 3  # of the attacks on one class each: the likeliest wrong ones
 ALL = 'all attacks'  # whose accuracy is the robust accuracy
@@ -165,7 +166,8 @@ def table_columns(records):
 
 def strength_columns(records):
     """Return {(attack, epsilon): title} of PGD and of the attacks after it, at STRENGTH_EPSILON."""
-    attacks = dict.fromkeys(r['attack'] for r in records if r['attack'] not in ('none', 'noise', ALL))
+    others = 'none', 'noise', ALL
+    attacks = dict.fromkeys(r['attack'] for r in records if r['attack'] not in others)
     return {(attack, STRENGTH_EPSILON): attack for attack in attacks}
 
 
@@ -214,7 +216,7 @@ def plot_sequences(path, records):
                xlabel='ε, L2 norm of the perturbation of a sequence')
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('accuracy (%), mean ± standard deviation over seeds')
-    figure.suptitle('Accuracy under all attacks together (thick), and under noise of the same size (thin)')
+    figure.suptitle('Accuracy under all attacks together (thick), under noise of that size (thin)')
     figure.legend(*axes[1].get_legend_handles_labels(), loc='outside lower center', ncols=8)
     save_figure(path, figure)
 

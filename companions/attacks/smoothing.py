@@ -39,7 +39,7 @@ def certify(model, input, sigma, *, mask=None, selection=100, samples=1000, alph
 
 
 def count_classes(model, input, sigma, mask, samples, generator):
-    """Return how often each class is found in `samples` noisy copies of every input, int64 [B, C]."""
+    """Return how often each class is found in `samples` noisy copies, int64 [B, C]."""
     counts = 0
     for _ in range(samples):
         z = sigma * torch.randn(input.shape, generator=generator).to(input)

@@ -42,7 +42,8 @@ def peers_table(records):
     compared, rows, present = compare_with_peers(records), [], {r['classifier'] for r in records}
     for name in filter(present.__contains__, (*OURS, *PEERS, *UCI_ONLY)):
         uci = [r['accuracy'] for r in records if r['classifier'] == name and r['partition'] == 0]
-        everywhere = '' if name in UCI_ONLY else mean_std(values_of(records, name, 'accuracy', name))
+        accuracy = values_of(records, name, 'accuracy', name)
+        everywhere = '' if name in UCI_ONLY else mean_std(accuracy)
         leads = [describe(*compared[ours, name]) if name in PEERS else '' for ours in OURS]
         fit, predict = (np.median([r[key] for r in records if r['classifier'] == name])
                         for key in ('fit_seconds', 'predict_seconds'))

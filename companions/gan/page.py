@@ -25,7 +25,8 @@ def names():
         chosen = [r[key] for r in small['runs'] if r['beta1'] == beta1]
         return f'{sum(chosen)} of {len(chosen)}'
 
-    return {'mean': mean, 'large': partial(mean, results=enlarged), 'count': count, 'small': small, 'enlarged': enlarged,
+    return {'mean': mean, 'large': partial(mean, results=enlarged), 'count': count,
+            'small': small, 'enlarged': enlarged,
             'metrics_table': metrics_table}
 
 

@@ -153,7 +153,8 @@ def vector_table(records):
                      *(mean_std([run['by_count'][k][3] for run in finite])
                        for k in range(len(groups)))])
     columns = [f'count {count_range(row)} ({row[2]} pairs)' for row in groups]
-    return markdown_table(['vectors', 'seconds', 'MRR', 'in the top ten', 'analogies', *columns], rows)
+    header = 'vectors', 'seconds', 'MRR', 'in the top ten', 'analogies', *columns
+    return markdown_table(header, rows)
 
 
 def bias_table(records):

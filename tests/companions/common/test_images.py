@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from companions.common import images
 

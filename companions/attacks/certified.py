@@ -8,12 +8,11 @@ model trained without such noise and with it. Writes attacks_certified.json and 
 --output-dir, where attacks_sequences.json must be.
 """
 
-import argparse
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from companions.attacks import sequences
 from companions.attacks.sequences import ALL, accuracies, load_classifier
 from companions.attacks.smoothing import ABSTAIN, certified_accuracy, certify
 from companions.common.models import (EPOCHS, NOISE, NOISY, WITH_NOISE, amp_models,
@@ -21,7 +20,7 @@ from companions.common.models import (EPOCHS, NOISE, NOISY, WITH_NOISE, amp_mode
 from load_data import UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import add_device_argument, add_run_arguments, finish_args
+from support.options import finish_args
 from support.pages import load_results
 from support.parallel import parallel_map
 from support.program import run_program
@@ -95,14 +94,7 @@ def plot_certified(path, certified, attacked):
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description='Certified accuracy of the sequence classifiers.',
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_run_arguments(parser)
-    add_device_argument(parser)
-    args = parser.parse_args(argv)
-    if args.dry_run:
-        args.seeds = 1
-    return args
+    return sequences.get_args(argv, 'Certified accuracy of the sequence classifiers.')
 
 
 def main(args):

@@ -221,8 +221,8 @@ def plot_sequences(path, records):
     save_figure(path, figure)
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description='Gradient attacks on the sequence classifiers.',
+def get_args(argv=None, description='Attacks on the sequence classifiers.'):
+    parser = argparse.ArgumentParser(description=description,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_run_arguments(parser)
     add_device_argument(parser)

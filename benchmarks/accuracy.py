@@ -22,8 +22,7 @@ import torch
 from scipy.interpolate import make_interp_spline
 
 from benchmarks import networks
-from companions.best_recipe.peers import (OURS, PADDINGS, PEERS, ROCKETS, padding_table,
-                                          peers_table)
+from companions.best_recipe.peers import PADDINGS, RECIPE, ROCKETS, padding_table, peers_table
 from companions.best_recipe.recipe import BestClassifier, probabilities
 from companions.common.models import best_recipe_config, train_best_recipe
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
@@ -53,16 +52,15 @@ def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, chan
     The best recipe's models and the networks are saved to `folder`, or loaded if they are there.
     `changes` replace their settings. The seconds are of processor time.
     """
-    def load_or_fit(kind, seed, config, function, *arguments):
+    def load_or_fit(kind, config, function, *arguments):
         return load_or_train(folder / f'{kind}_partition{partition}_seed{seed}.pt',
                              {**config, 'partition': part.tolist(), 'seed': seed},
                              partial(function, *arguments, seed))
 
-    if name in OURS:
-        predict, test, fit_seconds = fit_recipe(OURS[name], sequences, labels, part, seed, changes,
-                                                load_or_fit)
+    if name == RECIPE:
+        predict, test, fit_seconds = fit_recipe(sequences, labels, part, changes, load_or_fit)
     elif name in networks.NETWORKS:
-        predict, test, fit_seconds = fit_network(name, sequences, labels, part, seed, changes,
+        predict, test, fit_seconds = fit_network(name, sequences, labels, part, changes,
                                                  load_or_fit)
     else:
         predict, test, fit_seconds = fit_aeon(name, sequences, labels, part, seed)
@@ -75,25 +73,23 @@ def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, chan
             'predict_seconds': round(time.process_time() - start, 3)}
 
 
-def fit_recipe(members, sequences, labels, part, seed, changes, load_or_fit):
+def fit_recipe(sequences, labels, part, changes, load_or_fit):
     """Return a function from test data to classes [N], the test data, and the seconds of fitting.
 
     The same holds for the other two functions.
     """
     train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
-    checkpoints = [load_or_fit('best', seed + k, best_recipe_config(UCI_PATH, changes),
-                               train_best_recipe, train, labels[part], changes)
-                   for k in range(members)]
-    models = [BestClassifier.from_checkpoint(checkpoint) for checkpoint in checkpoints]
-    return (lambda x: sum(probabilities(model, x) for model in models).argmax(1).numpy(), test,
-            sum(checkpoint['seconds'] for checkpoint in checkpoints))
+    checkpoint = load_or_fit('best', best_recipe_config(UCI_PATH, changes),
+                             train_best_recipe, train, labels[part], changes)
+    model = BestClassifier.from_checkpoint(checkpoint)
+    return lambda x: probabilities(model, x).argmax(1).numpy(), test, checkpoint['seconds']
 
 
-def fit_network(name, sequences, labels, part, seed, changes, load_or_fit):
+def fit_network(name, sequences, labels, part, changes, load_or_fit):
     x = networks.resample(sequences, max(map(len, sequences)))
     settings = networks.TRAINING[name] | changes
     config = {**settings, 'torch': torch.__version__, 'data_sha256': hash_file(UCI_PATH)}
-    checkpoint = load_or_fit(name.lower(), seed, config, partial(networks.fit, **settings), name,
+    checkpoint = load_or_fit(name.lower(), config, partial(networks.fit, **settings), name,
                              x[part], torch.tensor(labels[part]))
     return (lambda x: networks.predict(name, checkpoint, x).numpy(), x[~part],
             checkpoint['seconds'])
@@ -151,7 +147,7 @@ def main(args):
     # The slowest first. The seed of a fit is its partition's number, but for the networks' others.
     fits = [(name, 0, seed) for name in networks.NETWORKS for seed in range(args.seeds)]
     fits += [('FCN', k, k) for k in range(1, args.resamples)]
-    names = [name for name in (*OURS, *PEERS) if name not in networks.NETWORKS]
+    names = [RECIPE, *ROCKETS]
     names += [f'{name}, {padding}' for name in ROCKETS for padding in PADDINGS]
     fits += [(name, k, k) for name in names for k in range(args.resamples)]
     tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': parts[k],

@@ -28,4 +28,4 @@ def names():
             'search': search_tables(tuned['runs']),
             'peers': peers_table(peers['runs']), 'padding': padding_table(peers['runs']),
             'fcn': TRAINING['FCN'], 'comparisons': len(fresh),
-            'fresh_lead': lambda *pair: f'{fresh[pair][0].mean():+.2f}'}
+            'fresh_lead': lambda peer: f'{fresh[peer][0].mean():+.2f}'}

@@ -5,7 +5,7 @@ import numpy as np
 from support.figures import markdown_table, mean_std
 from support.statistics import holm, signed_rank
 
-OURS = {'best recipe': 1, 'five of it averaged': 5}  # number of models
+RECIPE = 'best recipe'
 ROCKETS = 'MiniRocket', 'MultiRocketHydra'
 PEERS = (*ROCKETS, 'FCN')
 PADDINGS = 'last step repeated', 'linear interpolation', 'cubic splines'  # but for zeros
@@ -24,32 +24,29 @@ def values_of(records, classifier, key, like):
 
 
 def compare_with_peers(records, key='accuracy'):
-    """Return {(ours, peer): (differences in points [partitions], p)}.
+    """Return {peer: (best recipe minus it, in points [partitions], p)}.
 
     p is of Wilcoxon's signed-rank test, corrected for the number of comparisons (Holm 1979).
     """
-    pairs = [(ours, peer) for ours in OURS for peer in PEERS]
     # Rounded, so that equal numbers of sequences are ties for the ranks.
-    differences = [np.round(100 * (values_of(records, ours, key, peer) -
-                                   values_of(records, peer, key, peer)), 6)
-                   for ours, peer in pairs]
-    p = holm(list(map(signed_rank, differences)))
-    return dict(zip(pairs, zip(differences, p)))
+    differences = [np.round(100 * (values_of(records, RECIPE, key, peer) -
+                                   values_of(records, peer, key, peer)), 6) for peer in PEERS]
+    return dict(zip(PEERS, zip(differences, holm(list(map(signed_rank, differences))))))
 
 
 def peers_table(records):
     """Return Markdown: each classifier over the partitions, and the best recipe minus it."""
     compared, rows, present = compare_with_peers(records), [], {r['classifier'] for r in records}
-    for name in filter(present.__contains__, (*OURS, *PEERS, *UCI_ONLY)):
+    for name in filter(present.__contains__, (RECIPE, *PEERS, *UCI_ONLY)):
         uci = [r['accuracy'] for r in records if r['classifier'] == name and r['partition'] == 0]
         accuracy = values_of(records, name, 'accuracy', name)
         everywhere = '' if name in UCI_ONLY else mean_std(accuracy)
-        leads = [describe(*compared[ours, name]) if name in PEERS else '' for ours in OURS]
+        lead = describe(*compared[name]) if name in PEERS else ''
         fit, predict = (np.median([r[key] for r in records if r['classifier'] == name])
                         for key in ('fit_seconds', 'predict_seconds'))
-        rows.append((name, mean_std(uci), everywhere, *leads, f'{fit:.1f}', f'{predict:.2f}'))
+        rows.append((name, mean_std(uci), everywhere, lead, f'{fit:.1f}', f'{predict:.2f}'))
     return markdown_table(('classifier', "UCI's own partition (%)", 'all partitions (%)',
-                           *(f'{ours} minus it' for ours in OURS), 'fit (s)', 'predict (s)'), rows)
+                           'best recipe minus it', 'fit (s)', 'predict (s)'), rows)
 
 
 def padding_table(records):

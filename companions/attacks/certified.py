@@ -72,7 +72,7 @@ def certified_table(certified, attacked):
 
 def plot_certified(path, certified, attacked):
     """Draw for each of NOISY the accuracy certified and under attack, over the radius."""
-    figure = Figure(figsize=(13, 4), layout='constrained')
+    figure = Figure(figsize=(13, 4.4), layout='constrained')
     epsilons = sorted({r['epsilon'] for r in attacked if r['attack'] == ALL})
     for ax, name in zip(figure.subplots(1, len(NOISY), sharey=True), NOISY):
         for suffix, color in (('', 'C7'), (WITH_NOISE, 'C0')):
@@ -89,7 +89,7 @@ def plot_certified(path, certified, attacked):
         ax.set(title=name, ylim=(0, 101), xlabel='radius (L2)')
         ax.grid(alpha=0.3)
     figure.axes[0].set_ylabel("accuracy on UCI's 370 (%)\nmean, band: ± standard deviation")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=2)
     save_figure(path, figure)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from companions.attacks.certified import certified_table, plot_certified
 from companions.attacks.images import (FIXED, curve, images_table, plot_curves, plot_training,
@@ -42,7 +43,17 @@ def names():
         values = accuracies(certificates, model, 'raw', 'certified', radius)
         return f'{100 * values.mean():.0f}'
 
-    return {'image': image, 'sequence': sequence, 'seeds': len({r['seed'] for r in sequences}),
+    def gain(model, other, epsilon):
+        """Return the robust accuracy of one model minus another's, paired over seeds."""
+        one, two = (accuracies(sequences, name, 'raw', ALL, epsilon) for name in (model, other))
+        return mean_std(one - two, sign='+')
+
+    certificate = load_results(CERTIFIED)
+    all_agree = certificate['alpha'] ** (1 / certificate['samples'])
+    return {'image': image, 'sequence': sequence, 'gain': gain,
+            'seeds': len({r['seed'] for r in sequences}),
+            'image_seeds': len({r['seed'] for r in images}),
+            'largest_radius': certificate['sigma'] * norm.ppf(all_agree),
             'difference': difference, 'thresholds': thresholds,
             'FIXED': FIXED, 'epochs': load_results(IMAGES)['epochs'],
             'cpu_seconds': np.mean([run['cpu_seconds'] for run in training]),
@@ -52,7 +63,7 @@ def names():
             'strength_table': accuracy_table(sequences, 'raw', strength_columns(sequences)),
             'ALL': ALL, 'effort': load_results(SEQUENCES), 'certified': certified,
             'certified_table': certified_table(certificates, sequences),
-            'certificate': load_results(CERTIFIED)}
+            'certificate': certificate}
 
 
 def draw_figures():

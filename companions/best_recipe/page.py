@@ -21,11 +21,14 @@ def names():
                           for name in ('best', 'tune_best', 'accuracy'))
     base = [run['accuracy'] for run in load_results(ROOT / 'report/results/uci.json')['runs']
             if (run['mode'], run['variant'], run['epochs']) == ('plain', '', 100)]
-    fresh = compare_with_peers(peers['runs'], 'fresh_accuracy')
+    leads, fresh = (compare_with_peers(peers['runs'], key)
+                    for key in ('accuracy', 'fresh_accuracy'))
     return {'best': best, 'epochs': recipe_of(CHOSEN)['epochs'],
             'accuracy': mean_std([run['accuracy'] for run in best['runs']]),
             'seconds': np.median([run['seconds'] for run in best['runs']]), 'base': mean_std(base),
             'search': search_tables(tuned['runs']),
             'peers': peers_table(peers['runs']), 'padding': padding_table(peers['runs']),
             'fcn': TRAINING['FCN'], 'comparisons': len(fresh),
+            'fcn_partitions': len(fresh['FCN'][0]),
+            'lead': lambda peer: f'{leads[peer][0].mean():.1f}',
             'fresh_lead': lambda peer: f'{fresh[peer][0].mean():+.2f}'}

@@ -172,7 +172,7 @@ def noise_models(args, models, epochs=EPOCHS):
 
 
 def train_noise_model(name, seed, arguments, base, epochs, settings):
-    """Train one of NOISY with noise, the base model anew and others from the checkpoint `base`.
+    """Train one of NOISY with noise: the base model from scratch, others from the checkpoint `base`.
 
     `settings` replace the best recipe's. Raises ValueError if the weights are not finite.
     """

@@ -69,5 +69,5 @@ def test_the_model_of_the_lowest_training_loss_is_kept(monkeypatch):
 def test_a_network_learns_and_predicts():
     labels = np.arange(40) % 2
     x = torch.randn(40, 2, 8) + 2 * torch.tensor(labels)[:, None, None]
-    checkpoint = networks.fit('ResNet', x, torch.tensor(labels), 0, 40, 16)
-    assert (networks.predict('ResNet', checkpoint, x).numpy() == labels).mean() > 0.9
+    checkpoint = networks.fit('ResNet', x[:, :, :4], torch.tensor(labels), 0, 15, 16)
+    assert (networks.predict('ResNet', checkpoint, x[:, :, :4]).numpy() == labels).mean() > 0.9

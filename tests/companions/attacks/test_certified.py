@@ -12,7 +12,6 @@ from Classifier import LSTMClassifier
 from companions.attacks import certified, sequences
 from companions.common.models import NOISE
 from load_data import UCI_PATH, load_data
-from support.checkpoints import write_json
 
 CERTIFICATE = {'selection': 2, 'samples': 20, 'alpha': 0.1}
 
@@ -52,17 +51,18 @@ def test_what_counts_is_right_and_not_an_abstention(monkeypatch):
     assert found['abstained', 0.0] == pytest.approx(70 / 370)
 
 
-def test_dry_run(tmp_path, capsys):
-    arguments = ['--dry-run', '--jobs', '1', '--output-dir', str(tmp_path)]
-    with pytest.raises(OSError, match='attacks_sequences.json: no such file; run python -m'):
-        certified.main(certified.get_args(arguments))
-    names = [name + suffix for name in certified.NOISY for suffix in ('', certified.WITH_NOISE)]
-    attacked = [{'model': name, 'seed': 0, 'input': 'raw', 'attack': attack, 'epsilon': epsilon,
-                 'accuracy': 0.5} for name in names
-                for attack, epsilon in (('none', 0.0), (sequences.ALL, 0.5))]
-    write_json(tmp_path / 'plots' / 'attacks_sequences.json', {'norm': 'L2'}, attacked)
-    certified.main(certified.get_args(arguments))
-    runs = json.loads((tmp_path / 'plots' / 'attacks_certified.json').read_text())['runs']
+def test_dry_run(dry_run, capsys):
+    folder, _ = dry_run
+    plots = folder / 'plots'
+    certified.main(certified.get_args(['--dry-run', '--jobs', '1', '--output-dir', str(folder)]))
+    runs, attacked = (json.loads((plots / f'attacks_{name}.json').read_text())['runs']
+                      for name in ('certified', 'sequences'))
     assert certified.certified_table(runs, attacked) in capsys.readouterr().out
-    assert {r['model'] for r in runs} == {*names}
-    assert (tmp_path / 'plots' / 'attacks_certified.png').exists()
+    assert {r['model'] for r in runs} == {name + suffix for name in certified.NOISY
+                                          for suffix in ('', certified.WITH_NOISE)}
+    assert (plots / 'attacks_certified.png').exists()
+
+
+def test_without_the_attacks_it_says_what_to_run(tmp_path):
+    with pytest.raises(OSError, match='attacks_sequences.json: no such file; run python -m'):
+        certified.main(certified.get_args(['--dry-run', '--output-dir', str(tmp_path)]))

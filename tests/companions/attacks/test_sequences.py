@@ -179,10 +179,9 @@ def test_differences_are_paired_with_the_right_control():
     assert row in sequences.accuracy_table(records, 'raw')
 
 
-def test_dry_run(tmp_path, capsys):
-    sequences.main(sequences.get_args(['--dry-run', '--jobs', '1', '--output-dir', str(tmp_path)]))
-    out = capsys.readouterr().out
-    records = json.loads((tmp_path / 'plots' / 'attacks_sequences.json').read_text())['runs']
+def test_dry_run(dry_run):
+    folder, out = dry_run
+    records = json.loads((folder / 'plots' / 'attacks_sequences.json').read_text())['runs']
     columns = sequences.strength_columns(records)
     assert sequences.accuracy_table(records, 'raw', columns) in out
     assert sequences.differences_table(records) in out
@@ -190,7 +189,7 @@ def test_dry_run(tmp_path, capsys):
     noisy = {name + sequences.WITH_NOISE for name in sequences.NOISY}
     assert {r['model'] for r in records} == {*sequences.MODELS, *sequences.CONTROLS, *noisy}
     assert {*sequences.STYLES} == {*sequences.MODELS, *sequences.CONTROLS}
-    assert (tmp_path / 'plots' / 'attacks_sequences.png').exists()
+    assert (folder / 'plots' / 'attacks_sequences.png').exists()
 
 
 def test_options_of_the_images_are_rejected(capsys):

@@ -16,7 +16,8 @@ from companions.attacks import sequences
 from companions.attacks.sequences import ALL, accuracies, load_classifier
 from companions.attacks.smoothing import ABSTAIN, certified_accuracy, certify
 from companions.common.models import (EPOCHS, NOISE, NOISY, WITH_NOISE, amp_models,
-                                      assignment_models, best_recipe_models, noise_models)
+                                      assignment_models, best_recipe_models, noise_models,
+                                      valid_steps)
 from load_data import UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
@@ -42,9 +43,8 @@ def certify_sequences(name, seed, checkpoint, certificate, device='cpu'):
     classes, radii = [], []
     for k, (x, _, lengths) in enumerate(test):
         x, lengths = x.to(device), lengths.to(device)
-        valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, :, None]
-        found, radius = certify(lambda x: classify(x, lengths), x, NOISE, mask=valid,
-                                seed=1000 * seed + k, **certificate)
+        found, radius = certify(lambda x: classify(x, lengths), x, NOISE,
+                                mask=valid_steps(x, lengths), seed=1000 * seed + k, **certificate)
         classes.append(found)
         radii.append(radius)
     classes, radii = torch.cat(classes), torch.cat(radii)

@@ -20,7 +20,8 @@ from companions.attacks.attacks import expand, noise, norms, pgd
 from companions.attacks.stronger import ddn, dlr_loss, square
 from companions.best_recipe.recipe import BestClassifier
 from companions.common.models import (EPOCHS, MODELS, NOISY, WITH_NOISE, amp_models,
-                                      assignment_models, best_recipe_models, noise_models)
+                                      assignment_models, best_recipe_models, noise_models,
+                                      valid_steps)
 from load_data import UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
@@ -141,9 +142,7 @@ def still_correct(batches, chosen, classify, attack):
     for (x, y, lengths), which in zip(batches, chosen):
         x, y, lengths, which = x[which], y[which], lengths[which], which.clone()
         if len(y):
-            steps = torch.arange(x.shape[1], device=x.device)
-            perturbed = attack(lambda x: classify(x, lengths), x, y,
-                               mask=(steps < lengths[:, None])[:, :, None])
+            perturbed = attack(lambda x: classify(x, lengths), x, y, mask=valid_steps(x, lengths))
             with torch.no_grad():
                 which[which.clone()] = classify(perturbed, lengths).argmax(1) == y
         left.append(which)

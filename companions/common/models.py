@@ -200,10 +200,10 @@ def add_noise(batches, sigma):
     """Return the batches with Gaussian noise of standard deviation `sigma` on all valid steps."""
     if sigma == 0:
         return batches
-    noisy = []
-    for batch in batches:
-        valid = torch.arange(batch.inputs.shape[1], device=batch.inputs.device) < \
-            batch.lengths[:, None]
-        noise = sigma * torch.randn_like(batch.inputs) * valid[:, :, None]
-        noisy.append(batch._replace(inputs=batch.inputs + noise))
-    return noisy
+    return [batch._replace(inputs=batch.inputs + sigma * torch.randn_like(batch.inputs)
+                           * valid_steps(batch.inputs, batch.lengths)) for batch in batches]
+
+
+def valid_steps(x, lengths):
+    """Return which steps of x [B, T, F] are not padding, bool [B, T, 1]."""
+    return (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, :, None]

@@ -27,7 +27,7 @@ from support.sweep import load_or_train
 
 SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5}
 LEARNING_RATES = {'asv': {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2},  # by --tune
-                  'docstrings': {'skip-gram': 0.2, 'CBOW': 0.8, 'gensim skip-gram': 0.2}}
+                  'docstrings': {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2}}
 PREDICTOR = {'epochs': 40, 'context_size': 2, 'embedding_dim': 20, 'batch_size': 128, 'rate': 3e-3,
              'words': (*predictors.WORDS, *'king man water file value'.split())}
 RATES = 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # of --tune

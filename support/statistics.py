@@ -34,7 +34,8 @@ class Effect:
 
     def __str__(self):
         p = format_p(self.p if self.p_holm is None else self.p_holm)
-        return f'{self.mean:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f}, {p})'
+        mean, low, high = (f'{x:+z.1f}' for x in (self.mean, self.low, self.high))
+        return f'{mean} points (95 % interval {low} to {high}, {p})'
 
 
 def correct(effects):

@@ -26,8 +26,7 @@ from support.program import run_program
 from support.sweep import load_or_train
 
 SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5}
-LEARNING_RATES = {'asv': {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2},  # by --tune
-                  'docstrings': {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2}}
+LEARNING_RATES = {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2}  # by --tune
 PREDICTOR = {'epochs': 40, 'context_size': 2, 'embedding_dim': 20, 'batch_size': 128, 'rate': 3e-3,
              'words': (*predictors.WORDS, *'king man water file value'.split())}
 RATES = 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2  # of --tune
@@ -236,7 +235,7 @@ def main(args):
               'min_count': args.min_count, **settings, 'torch': torch.__version__,
               'numpy': np.__version__,
               'gensim': importlib.metadata.version('gensim') if fast.HAS_GENSIM else None}
-    chosen = LEARNING_RATES.get(source_name(args), LEARNING_RATES['asv'])
+    chosen = LEARNING_RATES
     if 'learning_rate' in args:  # of CBOW, a window shares one gradient
         chosen = dict.fromkeys(chosen, args.learning_rate) | {'CBOW': 4 * args.learning_rate}
     if not fast.HAS_GENSIM:

@@ -6,6 +6,8 @@
     logits = model(inputs, lengths, mode='ProxLSTM', epsilon=2.0)    # see ProxLSTM.py
 """
 
+import contextlib
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -102,8 +104,8 @@ class LSTMClassifier(nn.Module):
         x = self.regularize('input', self.features(input), lengths)  # features() normalizes
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)  # the convolution runs along T
         lengths = (lengths - self.kernel_size) // self.stride + 1
-        x = self.regularize('conv', x, lengths)
-        v = self.regularize('lstm_input', F.relu(x), lengths)
+        x = F.relu(self.regularize('conv', x, lengths))
+        v = self.regularize('lstm_input', x, lengths)
         if self.training:
             self.v = v
         if mode == 'AdvLSTM':
@@ -120,7 +122,7 @@ class LSTMClassifier(nn.Module):
         if mode != 'AdvLSTM' and (torch.is_tensor(r) or r != 0):
             raise ValueError(f"r is for mode 'AdvLSTM', not {mode!r}")
         if mode != 'ProxLSTM' and epsilon:
-            raise ValueError(f"epsilon is for mode 'ProxLSTM', not {mode!r}; pass epsilon * r as r")
+            raise ValueError(f"epsilon is for mode 'ProxLSTM', not {mode!r}")
         if lengths.device.type == 'cpu' and lengths.min() < self.kernel_size:
             raise ValueError(f"a sequence has {lengths.min()} steps, fewer than the convolution "
                              f"kernel's {self.kernel_size}")
@@ -131,17 +133,13 @@ class LSTMClassifier(nn.Module):
         """Return what the convolution reads: `input`, each step normalized to L2 norm 1."""
         return F.normalize(input, dim=2) if self.input_size > 1 else input
 
-    def last_output(self, v, lengths, epsilon):
-        """Return what the linear layer reads, [B, hidden_size], of the LSTM input v [B, T', C]."""
-        return self.recur(self.lstm, v, lengths, epsilon)
-
-    def recur(self, lstm, v, lengths, epsilon):
-        """Return the output of `lstm` for v [B, T', C] at step lengths − 1: [B, hidden_size]."""
-        if self.training or not torch.is_grad_enabled():
-            output = lstm(v, epsilon=epsilon)[0]
-        else:
-            with torch.backends.cudnn.flags(enabled=False):  # no gradients in evaluation mode
-                output = lstm(v, epsilon=epsilon)[0]
+    def last_output(self, v, lengths, epsilon, lstm=None):
+        """Return the LSTM's output for v [B, T', C] at step lengths − 1: [B, hidden_size]."""
+        flags = contextlib.nullcontext()
+        if torch.is_grad_enabled() and not self.training:  # cuDNN has no backward pass then
+            flags = torch.backends.cudnn.flags(enabled=False)
+        with flags:
+            output, _ = (lstm or self.lstm)(v, epsilon=epsilon)
         return output[torch.arange(len(v), device=v.device), lengths - 1]
 
     def regularize(self, placement, x, lengths):

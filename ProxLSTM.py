@@ -1,4 +1,4 @@
-"""LSTM layers whose cell state is a proximal map, so that perturbing the input moves it little.
+"""LSTM layers with a proximal map on the cell state, so that perturbing the input moves it little.
 
 M. Li, Y. Ma and X. Zhang, "Proximal mapping for deep regularization", NeurIPS 2020,
 arXiv:2006.07822. Equations are numbered as in the assignment "Adversarial Training on Sequence
@@ -29,7 +29,6 @@ import functools
 import math
 import os
 import subprocess
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -314,16 +313,11 @@ class ProxLSTM(nn.LSTM):
         return output.to(dtype), (torch.stack(h_n).to(dtype), torch.stack(c_n).to(dtype))
 
     def warn_if_ill_conditioned(self, bound, dtype):
-        """Warn, at the line that called the layer, if `bound` exceeds the limit."""
         limit = CONDITION_LIMIT[dtype]
         if bound > limit:
-            inside = __file__, os.path.join(os.path.dirname(torch.__file__), '')
-            level, frame = 1, sys._getframe()
-            while frame.f_back and frame.f_code.co_filename.startswith(inside):
-                level, frame = level + 1, frame.f_back
             warnings.warn(f'ProxLSTM: 1 + ε‖G‖² is up to {bound:.0e}, above {limit:.0e}, so that '
                           f'results may be inaccurate; use a smaller epsilon or float64',
-                          RuntimeWarning, stacklevel=level)
+                          RuntimeWarning, stacklevel=2)
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'
@@ -501,8 +495,8 @@ def make_solver(weight_ih, epsilon, batch):
     """Return the solver of B systems M x = b with M = I + ε G Gᵀ, which never forms G.
 
     Its method `solve(alpha, b, out)` writes x [B, H], Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, or x
-    alone if that is all `out` holds, for alpha [B, 3, H] and b [B, H]. A sample with NaN or infinity
-    leaves the others alone. `bound` is the largest upper bound so far of a condition number,
+    alone if that is all `out` holds, for alpha [B, 3, H] and b [B, H]. A sample with NaN or
+    infinity leaves the others alone. `bound` is the largest upper bound so far of a condition number,
     1 + ε‖G‖² or more.
     """
     native = weight_ih.dtype == torch.float32 and weight_ih.device.type == 'cpu'

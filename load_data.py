@@ -17,6 +17,7 @@ from support.program import run_program
 VARIABLES = ('train_data', 'train_label', 'train_length', 'test_data', 'test_label', 'test_length')
 DEFAULT_PATH = Path(__file__).resolve().parent / 'data' / 'JV_data.mat'
 UCI_PATH = DEFAULT_PATH.with_name('JV_uci.mat')  # the clean partition, see data/README.md
+EVALUATION_BATCH = 128  # sequences in a minibatch that is not trained on: large ones are fast
 
 
 class Batch(NamedTuple):
@@ -26,7 +27,7 @@ class Batch(NamedTuple):
     lengths: torch.Tensor  # int64 [B], steps before the padding
 
 
-def load_data(path=DEFAULT_PATH, batch_size=27, kernel_size=1):
+def load_data(path=DEFAULT_PATH, batch_size=27, kernel_size=1, test_batch_size=None):
     """Read training and test minibatches from a MATLAB 5–7 file.
 
     The file holds, for each of `train` and `test`,
@@ -39,6 +40,7 @@ def load_data(path=DEFAULT_PATH, batch_size=27, kernel_size=1):
 
     Returns `(train, test)`, two lists of `Batch`: the sequences, sorted stably by length, cut into
     minibatches of `batch_size` (the last one may be smaller), each as long as its longest sequence.
+    `test_batch_size` is `batch_size` by default.
 
     Raises FileNotFoundError or ValueError with one sentence that names the file and the variable:
     for a missing or damaged file, a missing variable, a wrong number of labels or lengths, a label
@@ -61,7 +63,7 @@ def load_data(path=DEFAULT_PATH, batch_size=27, kernel_size=1):
         raise ValueError(f"{path}: 'test_label' is {unknown[0]}, out of the range {first} to "
                          f"{last} of 'train_label'")
     return (make_batches(train, train_labels - first, batch_size),
-            make_batches(test, test_labels - first, batch_size))
+            make_batches(test, test_labels - first, test_batch_size or batch_size))
 
 
 def make_batches(sequences, labels, batch_size):

@@ -14,11 +14,6 @@ written to plots/, every model to checkpoints/, from where two lines load it:
     model = LSTMClassifier.from_checkpoint('checkpoints/base_seed0.pt')
 """
 
-import signal
-
-if __name__ == '__main__':  # Ctrl-C during the imports ends without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import copy
 import dataclasses
 import math
@@ -29,7 +24,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from Classifier import LSTMClassifier
-from load_data import Batch, load_data, make_batches, seen_in_training, sequences_of, targets_of
+from load_data import EVALUATION_BATCH, Batch, load_data, seen_in_training
 from support.checkpoints import restore_training_state, training_state, write_json
 from support.figures import plot_runs, results_table
 from support.options import (check_args, chosen_epsilon, config_of, epochs_by_epsilon, finish_args,
@@ -37,7 +32,7 @@ from support.options import (check_args, chosen_epsilon, config_of, epochs_by_ep
 from support.parallel import seeded
 from support.program import run_program
 from support.sweep import HISTORY, Run, Sweep, new_entry
-from support.tuning import EVALUATION_BATCH, tune
+from support.tuning import tune
 
 
 def compute_perturbation(loss, model):
@@ -131,7 +126,8 @@ def train(run, args, data, start=None, saved=None, epochs=None):
         run, args: what to train, see support/sweep.py, and the options of the command line.
         data: (training batches, test batches, bool mask of the test sequences not in training).
         start: the checkpoint whose weights the model starts from; None: new ones.
-        saved: an earlier result of this function, to continue; the numbers are those of one run.
+        saved: an earlier result of this function, to continue; the numbers equal those of an
+            uninterrupted run.
         epochs: how many epochs to train now; None: all that are left.
 
     Returns the checkpoint: 'arguments' and 'state_dict' of the model; 'averaged', the exponential
@@ -175,22 +171,21 @@ def train(run, args, data, start=None, saved=None, epochs=None):
 
 
 def main(args):
-    train_set, test_set = load_data(args.data, args.batch_size, args.kernel_size)
+    train_set, test_set = load_data(args.data, args.batch_size, args.kernel_size, EVALUATION_BATCH)
     check_args(args, train_set)
     finish_args(args, 'training')
     if args.tune:
         return tune(train, args, train_set)
 
     unseen = ~seen_in_training(train_set, test_set)
-    test_set = make_batches(sequences_of(test_set), targets_of(test_set), EVALUATION_BATCH)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     with Sweep(train, lambda run: (train_set, test_set, unseen), args) as sweep:
         # Section 2: train the base model, once for each seed.
         base = {seed: Run('plain', seed=seed, epochs=args.epochs) for seed in seeds}
         sweep.train(base.values(), 'base model')
 
-        # Section 3: save and load. Sweep.save has written every base model to checkpoints/. train()
-        # loads these files, with strict=True, into Adv_model and Prox_model.
+        # Section 3: save and load. Sweep.save has written every base model to checkpoints/.
+        # Sweep.load reads it; train() loads it, with strict=True, into Adv_model and Prox_model.
 
         # Section 4: train Adv_model for each epsilon. epsilon = 0 is its control.
         sweep.train([Run('AdvLSTM', epsilon, seed, epochs=epochs, start=base[seed])

@@ -123,13 +123,14 @@ def secondary_effects():
         Comparison('noise minus control', noise, adv_control),
         Comparison('AdvLSTM minus noise', adv, noise),
         Comparison('augmentation minus control', augmentation, adv_control),
-        Comparison('AdvLSTM minus augmentation', adv, augmentation),
+        Comparison('augmentation minus AdvLSTM', augmentation, adv),
         Comparison('annealed minus control', annealed, prox_control),
         Comparison('annealed minus ProxLSTM', annealed, prox),
         Comparison('ProxLSTM tested as an LSTM minus control', as_lstm, prox_control),
-        *(Comparison(f'{x.variant}, without Prox', x, prox_control) for x in placed),
-        *(Comparison(f'{x.variant}, added to Prox', x, prox) for x in placed_prox),
-        *(Comparison(f'Prox, added to {x.variant}', x, y) for x, y in zip(placed_prox, placed))])
+        *(Comparison(f'{x.variant}, without ProxLSTM', x, prox_control) for x in placed),
+        *(Comparison(f'{x.variant}, added to ProxLSTM', x, prox) for x in placed_prox),
+        *(Comparison(f'ProxLSTM, added to {x.variant}', x, y)
+          for x, y in zip(placed_prox, placed))])
 
 
 def label_of(setting):
@@ -143,7 +144,7 @@ def sweep_effects(mode):
 
 
 def placement_effects():
-    """Return the comparisons that add dropout, batch normalization, or Prox to these."""
+    """Return the comparisons that add dropout, batch normalization, or ProxLSTM to these."""
     return [e for label, e in secondary_effects().items()
             if any(name in label for name in variants())]
 
@@ -173,27 +174,27 @@ def find_spikes(loss):
 
 @functools.cache
 def spikes():
-    """Return {cure: what 300 epochs of the base model show under it}.
+    """Return {mitigation: what 300 epochs of the base model show under it}.
 
     `runs`; `found`, the spikes of each; `seeds`, how many have any; `largest`, the median largest
     loss after epoch 100; `lowest` and `last`, each seed's lowest accuracy after epoch 100 and last
     accuracy, in per cent.
     """
-    cures = {}
-    for cure, runs in group('spikes', 'cure').items():
+    mitigations = {}
+    for mitigation, runs in group('spikes', 'mitigation').items():
         found = [find_spikes(run['loss']) for run in runs]
-        cures[cure] = SimpleNamespace(
+        mitigations[mitigation] = SimpleNamespace(
             runs=runs, found=found, seeds=sum(map(bool, found)),
             largest=np.median([max(run['loss'][100:]) for run in runs]),
             lowest=np.array([100 * min(run['accuracy'][100:]) for run in runs]),
             last=np.array([100 * run['accuracy'][-1] for run in runs]))
-    return cures
+    return mitigations
 
 
-def cure_effects():
-    """Return {cure: Effect on the last epoch's accuracy}."""
-    return correct([Effect(cure, x.last, spikes()[UNCHANGED].last)
-                    for cure, x in spikes().items() if cure != UNCHANGED])
+def mitigation_effects():
+    """Return {mitigation: Effect on the last epoch's accuracy}."""
+    return correct([Effect(mitigation, x.last, spikes()[UNCHANGED].last)
+                    for mitigation, x in spikes().items() if mitigation != UNCHANGED])
 
 
 def spike_stretch():

@@ -123,10 +123,10 @@ def plot_placements(path):
 def plot_spikes(path):
     figure = Figure(figsize=(11, 6), layout='constrained')
     panels = figure.subplots(2, 3, sharex=True, sharey=True).flat
-    for ax, (cure, x) in zip(panels, spikes().items()):
+    for ax, (mitigation, x) in zip(panels, spikes().items()):
         for run in x.runs:
             ax.plot(range(1, 1 + len(run['loss'])), run['loss'], linewidth=0.8)
-        ax.set(yscale='log', title=cure)
+        ax.set(yscale='log', title=mitigation)
         ax.grid(alpha=0.3)
     figure.supxlabel('epoch')
     figure.supylabel('training loss, a line per seed')

@@ -20,7 +20,8 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 import training
 from Classifier import PLACEMENTS, LSTMClassifier
 from data import from_seglearn
-from load_data import DEFAULT_PATH, UCI_PATH, load_data, sequences_of, targets_of
+from load_data import (DEFAULT_PATH, EVALUATION_BATCH, UCI_PATH, load_data, sequences_of,
+                       targets_of)
 from ProxLSTM import ConjugateGradients
 from report.alternatives import ALTERNATIVES, fine_tune
 from report.analysis import LAST_WEIGHTS, TESTED_AS_LSTM
@@ -30,7 +31,7 @@ from support.pages import load_results
 from support.parallel import parallel_map, seeded
 from support.program import run_program
 from support.sweep import Run
-from support.tuning import EVALUATION_BATCH, best_epsilon, fold_batches, stratified_folds
+from support.tuning import best_epsilon, fold_batches, stratified_folds
 
 RESULTS = Path(__file__).parent / 'results'
 OUTPUT = Path(__file__).resolve().parents[1] / 'checkpoints' / 'report'
@@ -213,29 +214,31 @@ def look_inside(path, batches):
             'moved': moved, 'lambda_max': lambda_max, 'iterations': iterations}
 
 
-CURES = {'as in training.py': {},
-         'gradient clipped by norm, to 1': {'clip_norm': 1.0, 'clip_value': math.inf},
-         'cosine schedule to 0': {'schedule': True}, 'weights averaged': {'averaged': True},
-         'AMSGrad': {'amsgrad': True}, 'no weight decay': {'weight_decay': 0.0}}
+MITIGATIONS = {
+    'as in training.py': {},
+    'gradient clipped by norm (1), not value': {'clip_norm': 1.0, 'clip_value': math.inf},
+    'cosine schedule to 0': {'schedule': True}, 'weights averaged': {'averaged': True},
+    'AMSGrad': {'amsgrad': True}, 'no weight decay': {'weight_decay': 0.0}}
 
 
 def spikes():
-    """Train the base model for 300 epochs, with each cure for its loss spikes."""
-    measure('spikes', train_long, [{'cure': cure, 'seed': seed}
-                                   for cure in CURES for seed in range(8)])
+    """Train the base model for 300 epochs, with each mitigation for its loss spikes."""
+    measure('spikes', train_long, [{'mitigation': mitigation, 'seed': seed}
+                                   for mitigation in MITIGATIONS for seed in range(8)])
 
 
-def train_long(cure, seed, epochs=300):
-    """Train the base model with a cure of CURES.
+def train_long(mitigation, seed, epochs=300):
+    """Train the base model with a mitigation of MITIGATIONS.
 
     Returns, for every epoch, the training loss, the accuracy on UCI's 370 and how far the weights
     moved. With 'averaged', loss and accuracy are those of an exponential moving average of the
     weights (`AVERAGE_DECAY` per minibatch, ten minibatches an epoch).
     """
-    settings = OPTIMIZER['plain'] | {'clip_value': 0.1, 'clip_norm': math.inf} | CURES[cure]
+    settings = {**OPTIMIZER['plain'], 'clip_value': 0.1, 'clip_norm': math.inf,
+                **MITIGATIONS[mitigation]}
     train_set, _ = load_data(DEFAULT_PATH)
     large_batches, test_set = load_data(UCI_PATH, EVALUATION_BATCH)
-    record = {'cure': cure, 'seed': seed, 'loss': [], 'accuracy': [], 'moved': []}
+    record = {'mitigation': mitigation, 'seed': seed, 'loss': [], 'accuracy': [], 'moved': []}
     with seeded(seed):
         model = LSTMClassifier()
         optimizer = torch.optim.Adam(model.parameters(), settings['lr'],

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from report.analysis import (LAST_WEIGHTS, TESTED_AS_LSTM, UNCHANGED, Setting, accuracy,
-                             alternative_effects, column, cure_effects, group, load,
+                             alternative_effects, column, mitigation_effects, group, load,
                              placement_effects, primary_effects, secondary_effects, spike_stretch,
                              spikes, sweep_effects, sweep_settings, variants)
 from report.figures import write_figures
@@ -132,12 +132,12 @@ def spike_table():
     header = ['base model, 300 epochs', 'seeds with a spike', 'spikes per seed',
               'largest loss after epoch 100, median', 'lowest accuracy after epoch 100 (%)',
               'last epoch (%)', 'difference (points)', 'p, corrected']
-    differences = {cure: [f'{e.mean:+.2f} ± {e.deviation:.2f}', f'{e.p_holm:.2g}']
-                   for cure, e in cure_effects().items()}
+    differences = {mitigation: [f'{e.mean:+.2f} ± {e.deviation:.2f}', f'{e.p_holm:.2g}']
+                   for mitigation, e in mitigation_effects().items()}
     return markdown_table(header, [
-        [cure, f'{x.seeds} of {len(x.found)}', f'{np.mean([*map(len, x.found)]):.1f}',
+        [mitigation, f'{x.seeds} of {len(x.found)}', f'{np.mean([*map(len, x.found)]):.1f}',
          f'{x.largest:.3f}', plus_minus(x.lowest), plus_minus(x.last),
-         *differences.get(cure, ['', ''])] for cure, x in spikes().items()])
+         *differences.get(mitigation, ['', ''])] for mitigation, x in spikes().items()])
 
 
 def mean_difference(a, b):
@@ -164,10 +164,10 @@ def names():
         'control_change': {mode: mean_difference(accuracy(Setting(mode)), accuracy(plain))
                            for mode in CHOSEN_EPSILON},
         'largest_ratio': max(e.last.deviation / e.deviation for e in sweep_effects('ProxLSTM')),
-        'at_200': {cure: 100 * np.mean([run['accuracy'][199] for run in x.runs])
-                   for cure, x in spikes().items()},
-        'cures': cure_effects(), 'spikes': spikes(), 'stretch': spike_stretch(),
-        'leak': mean_difference(accuracy(plain, 'test'), accuracy(plain, 'unseen')),
+        'at_200': {mitigation: 100 * np.mean([run['accuracy'][199] for run in x.runs])
+                   for mitigation, x in spikes().items()},
+        'mitigations': mitigation_effects(), 'spikes': spikes(), 'stretch': spike_stretch(),
+        'overlap': mean_difference(accuracy(plain, 'test'), accuracy(plain, 'unseen')),
         'best_epoch': mean_std(as_fractions(best_epoch)),
         'best_epoch_gain': mean_difference(best_epoch, accuracy(plain, 'test', averaged=False)),
         'fold_factor': math.sqrt(1 + folds * repeats / (folds - 1)),  # Nadeau and Bengio (2003)

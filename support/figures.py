@@ -141,8 +141,8 @@ def results_table(runs):
     """Return a Markdown table of last-epoch accuracy, and its paired difference to the control.
 
     The control is the run at ε = 0 after as many epochs, seed by seed; its difference is that of
-    the averaged weights, which loss spikes hardly reach. Diverged runs are counted, but take part
-    in no mean and in no difference.
+    the averaged weights, which a loss spike hardly affects. Diverged runs are counted, but take
+    part in no mean and in no difference.
     """
     groups = {}
     for run in runs:

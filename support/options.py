@@ -211,7 +211,7 @@ def config_of(args):
 
 
 def environment():
-    """Return what runs of equal options and data must have in common for equal numbers.
+    """Return the versions that must match for two runs to give equal numbers.
 
     The solver matters only to ProxLSTM on a CPU, but is compared for every run.
     """

@@ -30,13 +30,13 @@ def parallel_map(function, tasks, jobs, description):
 def start_parallel(calls, jobs, return_as):
     """Start a list of joblib.delayed calls in `jobs` processes; return a generator of the results.
 
-    Ctrl-C is held back until the processes are started. They inherit that, and leave it to this
-    process to end them.
+    SIGINT is blocked while the processes start. They inherit this, so that Ctrl-C interrupts only
+    the calling process, which ends them.
     """
     on_posix = hasattr(signal, 'pthread_sigmask')
     if on_posix:
         for tracker in (loky_tracker, multiprocessing_tracker):
-            tracker.ensure_running()  # when it starts, it ends the holding back
+            tracker.ensure_running()  # starting it would unblock SIGINT
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return joblib.Parallel(max(-1, min(jobs, len(calls))) or 1, return_as=return_as)(calls)

@@ -10,16 +10,16 @@ from scipy.stats import ttest_1samp, wilcoxon
 class Effect:
     """The paired difference of two settings over seeds: mean, interval and p-value of Student's t.
 
-    `with_it` and `without` [seeds] are in per cent; a seed that is NaN in either (its run diverged)
-    is left out. `difference` holds the pairs; it and `mean`, `deviation` (standard), `low`, `high`
-    (95 % interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's signed-rank
-    test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises ValueError with
-    fewer than two pairs.
+    `treatment` and `control` [seeds] are in per cent; a seed that is NaN in either (its run
+    diverged) is left out. `difference` holds the pairs; it and `mean`, `deviation` (standard),
+    `low`, `high` (95 % interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's
+    signed-rank test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises
+    ValueError with fewer than two pairs.
     """
 
-    def __init__(self, label, with_it, without):
+    def __init__(self, label, treatment, control):
         # Rounded, so that equal numbers of sequences are equal differences.
-        difference = np.round(np.asarray(with_it) - np.asarray(without), 6)
+        difference = np.round(np.asarray(treatment) - np.asarray(control), 6)
         self.label, self.difference = label, difference[np.isfinite(difference)]
         n = len(self.difference)
         if n < 2:

@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 
-from load_data import make_batches, seen_in_training, sequences_of, targets_of
+from load_data import EVALUATION_BATCH, make_batches, seen_in_training, sequences_of, targets_of
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, plot_tuning
 from support.options import MODES, config_of
 from support.sweep import Run, Sweep
-
-EVALUATION_BATCH = 128  # sequences: large batches are fast
 
 
 def tune(train, args, train_set):

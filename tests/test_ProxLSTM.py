@@ -446,8 +446,7 @@ def test_the_promised_accuracy_holds_on_a_trained_model_or_a_warning_says_not(
         error = relative_error(layer, input, dtype)
     if dtype == torch.float32 and epsilon == 1e6:
         warning, = caught
-        assert warning.category is RuntimeWarning and warning.filename == __file__
-        assert 'above 2e+04' in str(warning.message)
+        assert warning.category is RuntimeWarning and 'above 2e+04' in str(warning.message)
     else:
         assert error < promised and not caught
 

@@ -18,14 +18,13 @@ from companions.attacks.smoothing import ABSTAIN, certified_accuracy, certify
 from companions.common.models import (EPOCHS, NOISE, NOISY, WITH_NOISE, amp_models,
                                       assignment_models, best_recipe_models, noise_models,
                                       valid_steps)
-from load_data import UCI_PATH, load_data
+from load_data import EVALUATION_BATCH, UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
 from support.options import finish_args
 from support.pages import load_results
 from support.parallel import parallel_map
 from support.program import run_program
-from training import EVALUATION_BATCH
 
 RADII = tuple(k / 40 for k in range(31))  # 0 to 0.75, more than `certify` can reach
 COLUMNS = 0.1, 0.25, 0.5                  # radii of the table

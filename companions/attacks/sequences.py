@@ -22,14 +22,13 @@ from companions.best_recipe.recipe import BestClassifier
 from companions.common.models import (EPOCHS, MODELS, NOISY, WITH_NOISE, amp_models,
                                       assignment_models, best_recipe_models, noise_models,
                                       valid_steps)
-from load_data import UCI_PATH, load_data
+from load_data import EVALUATION_BATCH, UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
 from support.options import add_device_argument, add_run_arguments, finish_args
 from support.parallel import parallel_map
 from support.program import run_program
 from support.statistics import Effect, correct, format_p
-from training import EVALUATION_BATCH
 
 STYLES = {'base': 'C7-', 'Adv control': 'C7--', 'Adv': 'C3-', 'Prox control': 'C7-.',
           'Prox': 'C0-', 'AMP': 'C1-', 'SAM': 'C2--', 'best recipe': 'k:'}

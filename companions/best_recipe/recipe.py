@@ -78,7 +78,8 @@ class BestClassifier(LSTMClassifier):
             return last
         steps = lengths[:, None] - 1 - torch.arange(v.shape[1], device=v.device)
         reverse = v.take_along_dim(steps.clamp(min=0)[:, :, None], dim=1)
-        return torch.cat([last, self.recur(self.backward_lstm, reverse, lengths, epsilon)], dim=1)
+        first = super().last_output(reverse, lengths, epsilon, self.backward_lstm)
+        return torch.cat([last, first], dim=1)
 
 
 def recipe_of(ingredients):

@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from Classifier import LSTMClassifier
 from companions.amp.amp import AMP
 from companions.best_recipe import recipe
-from load_data import DEFAULT_PATH, UCI_PATH, Batch, load_data, sequences_of, targets_of
+from load_data import (DEFAULT_PATH, EVALUATION_BATCH, UCI_PATH, Batch, load_data, sequences_of,
+                       targets_of)
 from support.checkpoints import hash_file, to_cpu
 from support.options import CHOSEN_EPSILON, OPTIMIZER, get_args, hyperparameters
 from support.parallel import parallel_map, seeded
 from support.sweep import Run, Sweep, load_or_train
-from training import EVALUATION_BATCH, eval_model, train, train_model
+from training import eval_model, train, train_model
 
 EPOCHS = 100
 MODELS = {'base': ('plain', 0.0),
@@ -172,7 +173,7 @@ def noise_models(args, models, epochs=EPOCHS):
 
 
 def train_noise_model(name, seed, arguments, base, epochs, settings):
-    """Train one of NOISY with noise: the base model from scratch, others from the checkpoint `base`.
+    """Train one of NOISY with noise: the base model from scratch, others from checkpoint `base`.
 
     `settings` replace the best recipe's. Raises ValueError if the weights are not finite.
     """

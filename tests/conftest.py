@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import ProxLSTM
+import training
 from load_data import DEFAULT_PATH, load_data
-from tests.helpers import (NO_NATIVE_SOLVER, outcome, run_program, sweep_arguments,
-                           write_waves)
+from support.options import get_args
+from tests.helpers import NO_NATIVE_SOLVER, outcome, sweep_arguments, write_waves
 
 torch.set_num_threads(1)  # tests are fast on a busy machine, and the same bit for bit
 
@@ -22,8 +23,7 @@ def sweep(tmp_path_factory):
     """The arguments of a short sweep, and all that it writes when nothing disturbs it."""
     folder = tmp_path_factory.mktemp('sweep')
     arguments = sweep_arguments(write_waves(folder / 'waves.mat'))
-    done = run_program(arguments, folder, '--jobs', 1)
-    assert done.returncode == 0, done.stderr
+    training.main(get_args([*arguments, '--output-dir', str(folder), '--jobs', '1']))
     return arguments, outcome(folder)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 
+import ProxLSTM
 from ProxLSTM import Cholesky, ConjugateGradients, describe_solver, load_native, make_solver
 from tests.helpers import needs_native_solver
 
@@ -32,8 +33,9 @@ def solve(solver, alpha, b, D):
 
 
 @needs_native_solver
-@pytest.mark.parametrize('H', [1, 2, 3, 4, 5, 15, 16, 17, 50, 64, 126, 127])
-@pytest.mark.parametrize('B', [1, 2, 15, 16, 17, 27, 33, 128])
+@pytest.mark.parametrize('H, B', [
+    *((H, 17) for H in (1, 2, 3, 4, 5, 15, 16, 17, 64, 126, 127)),
+    *((50, B) for B in (1, 2, 15, 16, 17, 27, 33, 128))])
 def test_it_solves_for_every_size(H, B):
     D = 1 + H // 2
     solver, alpha, b, G, M = systems(H, D, B, 1.0)
@@ -115,13 +117,10 @@ def test_without_it_the_other_solver_serves_silently(monkeypatch, recwarn, capfd
     if reason == 'an error of the compiler':
         (tmp_path / 'cc').write_text('#!/bin/sh\necho "error: ‘wrong’" >&2\nexit 1\n')
         (tmp_path / 'cc').chmod(0o755)
-    load_native.cache_clear()
-    try:
-        assert load_native() is None and describe_solver() == 'PyTorch'
-        solver = make_solver(torch.zeros(20, 3), torch.tensor(1.0), 2)
-        assert type(solver) is ConjugateGradients
-    finally:
-        load_native.cache_clear()
+    monkeypatch.setattr(ProxLSTM, 'load_native', load_native.__wrapped__)  # not the cached one
+    assert describe_solver() == 'PyTorch'
+    solver = make_solver(torch.zeros(20, 3), torch.tensor(1.0), 2)
+    assert type(solver) is ConjugateGradients
     assert not recwarn.list and capfd.readouterr() == ('', '')
 
 

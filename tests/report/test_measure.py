@@ -149,7 +149,8 @@ def test_epsilon_is_annealed_over_the_last_third(monkeypatch, left, epsilon):
 
 def test_the_parts_write_results_of_what_the_sweeps_saved(tmp_path, monkeypatch):
     """In one epoch, in this process, which is quicker."""
-    tiny = ['--first-seed', '7', '--epochs', '1', '--adv-epsilons', '1', '--jobs', '1', '--dropout']
+    tiny = ['--first-seed', '7', '--epochs', '1', '--adv-epsilons', '1', '--jobs', '1', '--dropout',
+            '--hidden-size', '8', '--out-channels', '8']
     monkeypatch.setattr(measure, 'OUTPUT', tmp_path)
     monkeypatch.setattr(measure, 'RESULTS', tmp_path)
     monkeypatch.setattr(measure, 'PARTS', {'sweep': measure.sweep, 'inside': measure.inside})

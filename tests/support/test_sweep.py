@@ -138,20 +138,15 @@ def test_more_seeds_can_be_added_to_a_finished_sweep(make_sweep):
     assert train_all(make_sweep(count_epochs, '--seeds', 3, '--resume'))[:1] == entries
 
 
-@pytest.mark.parametrize('how', ['bit', 'cut', 'empty', 'text', 'module', 'foreign'])
-def test_a_damaged_or_foreign_checkpoint_is_set_aside_and_its_run_retrained(make_sweep, tmp_path, how,
-                                                                             capsys):
+@pytest.mark.parametrize('how', ['damaged', 'foreign'])
+def test_a_damaged_or_foreign_checkpoint_is_set_aside_and_its_run_retrained(make_sweep, tmp_path,
+                                                                            how, capsys):
     entries = train_all(make_sweep())
     good, path = files(tmp_path / 'checkpoints'), tmp_path / 'checkpoints' / 'base_seed1.pt'
-    content = bytearray(path.read_bytes())
-    if how == 'module':  # unpickling a whole module would import and call things
-        torch.save(torch.nn.Linear(2, 2), path)
-    elif how == 'foreign':
+    if how == 'foreign':
         torch.save({'state_dict': {}}, path)
     else:
-        content[len(content) // 2] ^= 4
-        path.write_bytes({'bit': bytes(content), 'cut': bytes(content[:len(content) // 2]), 'empty': b'',
-                          'text': b'a shopping list'}[how])
+        path.write_bytes(path.read_bytes()[:-100])
     bad = path.read_bytes()
     assert train_all(make_sweep(count_epochs, '--resume')) == entries
     assert str(path) in capsys.readouterr().err
@@ -219,7 +214,7 @@ def test_no_more_processes_are_started_than_there_are_runs(make_sweep, monkeypat
 
     monkeypatch.setattr('support.parallel.joblib.Parallel', Parallel)
     train_all(make_sweep(count_epochs, '--jobs', 50), RUNS[:2])
-    assert set(asked) == {1, 2} or set(asked) == {2}
+    assert set(asked) == {2}
 
 
 def test_load_or_train_trains_again_only_for_another_config(tmp_path):
@@ -249,31 +244,25 @@ def wait_for_new_checkpoint(program, folder):
 def test_a_sweep_that_is_killed_and_interrupted_resumes_to_the_same_bits(sweep, tmp_path):
     arguments, undisturbed = sweep
     checkpoints = tmp_path / 'checkpoints'
-    program = start_program(arguments, tmp_path, '--jobs', 1)
-    time.sleep(0.3)  # during the imports
-    program.send_signal(signal.SIGINT)
-    assert program.communicate() == ('', '') and not checkpoints.exists()
-
     program = start_program(arguments, tmp_path, '--jobs', 2)
     wait_for(lambda: any(checkpoints.glob('adv*')), program)
     program.kill()
     program.communicate(timeout=20)  # returns when its workers have ended, too, and closed the pipe
 
     program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')
+    wait_for(lambda: len(worker_processes(program.pid)) == 2, program)  # each has work to do
+    os.kill(worker_processes(program.pid)[0], signal.SIGKILL)
     wait_for_new_checkpoint(program, checkpoints)
     workers = worker_processes(program.pid)
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does, to the workers too
     _, stderr = program.communicate(timeout=20)
-    line, = lines(stderr)
+    *_, line = lines(stderr)
     assert program.returncode == 130 and line.startswith('Interrupted. ')
     assert f'saved in {checkpoints}, up to their last checkpoint. Resume with: python ' in line
+    assert 'A worker process was killed' in stderr
     assert workers and not any(map(is_running, workers))
 
-    program = start_program(arguments, tmp_path, '--jobs', 2, '--resume')
-    wait_for(lambda: len(worker_processes(program.pid)) == 2, program)  # each has work to do
-    os.kill(worker_processes(program.pid)[0], signal.SIGKILL)
-    _, stderr = program.communicate()
-    assert program.returncode == 0 and 'A worker process was killed' in stderr, stderr
+    training.main(get_args([*arguments, '--output-dir', str(tmp_path), '--jobs', '1', '--resume']))
     assert outcome(tmp_path) == undisturbed
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from companions.amp import images as experiment
 from companions.common import images
-from tests.companions.common.test_images import write_cifar10, write_gtsrb
+from tests.companions.common.test_images import write_gtsrb
 
 GROUP = 'right', 'SGD'
 
@@ -170,13 +170,12 @@ def test_a_dry_run_on_digits_writes_everything(few_candidates, tmp_path, capsys)
     assert content['data'] == 'digits' and len(content['runs']) == 16
 
 
-@pytest.mark.parametrize('option, write, name', [('--cifar10', write_cifar10, 'CIFAR-10'),
-                                                 ('--gtsrb', write_gtsrb, 'GTSRB')])
-def test_a_dry_run_on_the_assignments_data(option, write, name, few_candidates, tmp_path, capsys):
-    write(tmp_path, 5)
-    content = check_run(tmp_path, capsys, option, tmp_path, '--model', 'cnn', '--width', 2,
-                        suffix=option.replace('--', '_'))
-    assert content['data'] == name and content['model'] == 'cnn'
+def test_a_dry_run_on_the_assignments_data(few_candidates, tmp_path, capsys):
+    write_gtsrb(tmp_path, 5)
+    content = check_run(tmp_path, capsys, '--gtsrb', tmp_path, '--model', 'cnn', '--width', 2,
+                        suffix='_gtsrb')
+    assert content['data'] == 'GTSRB' and content['model'] == 'cnn'
+    assert experiment.get_args(['--cifar10', 'x']).source == ('CIFAR-10', 'x')
 
 
 def test_without_scikit_learn_it_says_so_before_any_work(tmp_path, monkeypatch):

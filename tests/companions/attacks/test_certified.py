@@ -12,6 +12,7 @@ from Classifier import LSTMClassifier
 from companions.attacks import certified, sequences
 from companions.common.models import NOISE
 from load_data import UCI_PATH, load_data
+from tests.companions.attacks.conftest import few_sequences
 
 CERTIFICATE = {'selection': 2, 'samples': 20, 'alpha': 0.1}
 
@@ -51,8 +52,9 @@ def test_what_counts_is_right_and_not_an_abstention(monkeypatch):
     assert found['abstained', 0.0] == pytest.approx(70 / 370)
 
 
-def test_dry_run(dry_run, capsys):
+def test_dry_run(dry_run, monkeypatch, capsys):
     folder, _ = dry_run
+    monkeypatch.setattr(certified, 'load_data', few_sequences)
     plots = folder / 'plots'
     certified.main(certified.get_args(['--dry-run', '--jobs', '1', '--output-dir', str(folder)]))
     runs, attacked = (json.loads((plots / f'attacks_{name}.json').read_text())['runs']

@@ -40,10 +40,13 @@ from support.tuning import check_folds, stratified_folds
 
 VECTORS = {'scratch': 'from scratch', 'word2vec': 'word2vec, fine-tuned',
            'frozen': 'word2vec, frozen'}
-METHODS = 'plain', 'random', 'adversarial', 'posted'
-CHOSEN_EPSILON = {'libraries': {'scratch': 1.0, 'word2vec': 3.0, 'frozen': 1.0},  # by --tune
-                  'spans': dict.fromkeys(VECTORS, 3.0)}  # for frozen vectors
-EPSILONS = 0.0, 0.3, 1.0, 3.0, 10.0  # that --tune compares
+METHODS = 'plain', 'random', 'adversarial', 'posted', 'posted, tuned'
+# By --tune, for spans with frozen vectors.
+CHOSEN_EPSILON = {'libraries': {'scratch': 1.0, 'word2vec': 3.0, 'frozen': 0.1},
+                  'spans': dict.fromkeys(VECTORS, 3.0)}
+POSTED_EPSILON = {'libraries': {'scratch': 0.3, 'word2vec': 0.3, 'frozen': 0.1},
+                  'spans': dict.fromkeys(VECTORS, 1.0)}
+EPSILONS = 0.1, 0.3, 1.0, 3.0, 10.0  # that --tune compares
 NORMS = 0.0, 1.0, 2.0, 4.0, 8.0      # of the perturbations of the test texts
 SETTINGS = {'epochs': 6, 'hidden_size': 64, 'dropout': 0.3, 'batch_size': 128, 'lr': 5e-3}
 DEFAULTS = {'libraries': {'train': 4500, 'test': 2000, 'max_length': 30},
@@ -69,7 +72,7 @@ def fit(problem, vectors, method, epsilon, seed, settings, held_out=None, device
     random_table = torch.randn(problem.table.shape, generator=initial)
     table = random_table if vectors == 'scratch' else problem.table
     embedding = NormalizedEmbedding(table, problem.counts, frozen=vectors == 'frozen')
-    if method == 'posted':  # has a plain table, which requires a gradient even where it is fixed
+    if method.startswith('posted'):  # its plain table requires a gradient even where it is fixed
         embedding = nn.Embedding.from_pretrained(embedding.normalized().detach(), freeze=False)
     arguments = {'hidden_size': settings['hidden_size'], 'dropout': settings['dropout'],
                  'classes': problem.class_names and len(problem.class_names)}
@@ -87,7 +90,7 @@ def fit(problem, vectors, method, epsilon, seed, settings, held_out=None, device
                 def loss_of(outputs):
                     return model.loss(outputs, labels)
 
-                if method == 'posted':
+                if method.startswith('posted'):
                     total, loss = posted.posted_loss(lambda: model(model.embed(tokens), lengths),
                                                      model.embedding, loss_of, optimizer, epsilon)
                 else:
@@ -156,10 +159,11 @@ def plot_comparison(path, records):
     for k, vectors in enumerate(compared):
         methods = {r['method'] for r in records if r['vectors'] == vectors}
         values = {method: 100 * accuracies(records, vectors, method) for method in methods}
-        for method, x, style in (('random', k - 0.15, 's'), ('adversarial', k + 0.15, 'o')):
+        for method, x, style in (('random', k - 0.2, 's'), ('adversarial', k, 'o'),
+                                 ('posted, tuned', k + 0.2, '^')):
             difference = (values[method] - values['plain'])[:, 0]
             left.plot([x] * len(difference), difference, f'C{k}{style}', alpha=0.5)
-            left.plot(x, difference.mean(), 'k_', ms=22)
+            left.plot(x, difference.mean(), 'k_', ms=18)
         for method, style in (('adversarial', 'o-'), ('plain', 'o--'), ('posted', 'o:')):
             if method not in methods:
                 continue
@@ -174,7 +178,7 @@ def plot_comparison(path, records):
     left.set(title='Test accuracy minus plain training', xlim=(-0.6, k + 0.6),
              ylabel='percentage points: seeds and mean')
     left.margins(y=0.2)
-    left.legend(left.lines[:3:2], ('noise of equal norm', 'adversarial'), loc='upper right',
+    left.legend(left.lines[:6:2], ('noise of equal norm', 'adversarial', 'posted, ε tuned'),
                 fontsize=8)
     middle.set(title='Test accuracy when embeddings are perturbed', ylim=(0, None),
                xlabel='L2 norm of the perturbation of a text', ylabel='accuracy (%)')
@@ -260,9 +264,11 @@ def main(args):
         groups = problem.train.labels.numpy() if classes else np.zeros(train, dtype=int)
         check_folds(args.folds, groups)
         folds, name = list(stratified_folds(groups, args.folds, 1)), f'tune_{name}'
-        tasks = [{'vectors': vectors, 'method': 'adversarial' if epsilon else 'plain',
-                  'epsilon': epsilon, 'seed': fold, 'held_out': held_out} for vectors in compared
-                 for epsilon in EPSILONS for fold, held_out in enumerate(folds)]
+        alternatives = [('plain', 0.0),
+                        *itertools.product(('adversarial', 'posted'), EPSILONS)]
+        tasks = [{'vectors': vectors, 'method': method, 'epsilon': epsilon, 'seed': fold,
+                  'held_out': held_out} for vectors in compared
+                 for method, epsilon in alternatives for fold, held_out in enumerate(folds)]
         checkpoints = parallel_map(function, tasks, args.jobs, 'tuning')
     else:
         config = {**header, 'vector_epochs': vector_epochs, 'device': args.device}
@@ -278,11 +284,12 @@ def main(args):
 
 def load_or_train_task(args, name, config, function, vectors, method, seed):
     """Return the arguments of load_or_train for one model of the comparison."""
-    epsilon = getattr(args, 'epsilon', CHOSEN_EPSILON[args.task][vectors])
-    run = {'vectors': vectors, 'method': method, 'seed': seed,
-           'epsilon': posted.EPSILON if method == 'posted' else epsilon}
+    of_posted = {'posted': posted.EPSILON, 'posted, tuned': POSTED_EPSILON[args.task][vectors]}
+    epsilon = of_posted.get(method, getattr(args, 'epsilon', CHOSEN_EPSILON[args.task][vectors]))
+    run = {'vectors': vectors, 'method': method, 'seed': seed, 'epsilon': epsilon}
     path = args.output_dir / 'checkpoints' / 'companions'
-    return {'path': path / f'{name}_{vectors}_{method}_seed{seed}.pt', 'config': {**config, **run},
+    stem = f"{name}_{vectors}_{method.replace(', ', '_')}_seed{seed}"
+    return {'path': path / f'{stem}.pt', 'config': {**config, **run},
             'function': functools.partial(function, **run)}
 
 

@@ -11,7 +11,7 @@ from support.statistics import Effect, correct, format_p
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / 'results'
 PAIRS = (('adversarial', 'plain'), ('adversarial', 'random'), ('random', 'plain'),
-         ('posted', 'plain'))
+         ('posted', 'plain'), ('posted, tuned', 'plain'), ('adversarial', 'posted, tuned'))
 
 
 def names():
@@ -30,7 +30,9 @@ def names():
 
     effects, span_effects = compare(results['runs'], VECTORS), compare(spans['runs'], ['frozen'])
     gains = {vectors: against_plain(effects, vectors) for vectors in VECTORS}
-    return {'results': results, 'accuracy': accuracy, 'gains': gains, 'table': results_table,
+    against_tuned = describe(effects['word2vec', 'adversarial', 'posted, tuned'])
+    return {'results': results, 'accuracy': accuracy, 'gains': gains,
+            'against_tuned': against_tuned, 'table': results_table,
             'tuning': tuning, 'spans': spans, 'span_tuning': span_tuning,
             'span_gains': against_plain(span_effects, 'frozen'), 'comparisons': len(effects),
             'gains_table': gains_table(effects), 'span_gains_table': gains_table(span_effects)}
@@ -38,8 +40,12 @@ def names():
 
 def against_plain(effects, vectors):
     """Format {method: difference to plain training, p}."""
-    return {method: f'{e.mean:+.1f} points, {format_p(e.p_holm)}'
-            for (name, method, other), e in effects.items() if (name, other) == (vectors, 'plain')}
+    return {method: describe(e) for (name, method, other), e in effects.items()
+            if (name, other) == (vectors, 'plain')}
+
+
+def describe(effect):
+    return f'{effect.mean:+.1f} points, {format_p(effect.p_holm)}'
 
 
 def gains_table(effects):

@@ -167,10 +167,11 @@ def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeyp
     assert checkpoint['words'] == problem.words
     assert experiment.accuracy(model, problem.test, experiment.NORMS) == (
         checkpoint['record']['accuracy'])
-    posted = load_checkpoint(tmp_path / path.replace('adversarial', 'posted'))
-    assert experiment.accuracy(load_model(posted), problem.test, experiment.NORMS) == (
-        posted['record']['accuracy'])
-    assert posted['record']['epsilon'] == 5
+    for name, epsilon in {'posted': 5, 'posted_tuned': 0.3}.items():
+        posted = load_checkpoint(tmp_path / path.replace('adversarial', name))
+        assert experiment.accuracy(load_model(posted), problem.test, experiment.NORMS) == (
+            posted['record']['accuracy'])
+        assert posted['record']['epsilon'] == epsilon
 
     def train_again(**_):
         raise ValueError('trained again')
@@ -190,7 +191,7 @@ def test_spans_are_found_by_the_same_program(tmp_path, monkeypatch, capsys):
     assert 'some spans: 200 training and 100 test texts of spans' in capsys.readouterr().out
     runs = [json.loads((tmp_path / 'plots' / f'{name}.json').read_text())['runs']
             for name in ('embeddings_spans', 'tune_embeddings_spans')]
-    assert [r['method'] for r in runs[0]] == [*experiment.METHODS] and len(runs[1]) == 10
+    assert [r['method'] for r in runs[0]] == [*experiment.METHODS] and len(runs[1]) == 22
     path = tmp_path / 'checkpoints' / 'companions' / 'embeddings_spans_frozen_plain_seed0.pt'
     assert isinstance(load_model(load_checkpoint(path)), SpanLSTM)
 
@@ -199,10 +200,14 @@ def test_a_dry_run_of_tuning(tmp_path, capsys):
     path = write_texts(tmp_path / 'texts.tsv')
     run_experiment('frozen', '--tune', '--dry-run', '--tsv', path, '--output-dir', tmp_path)
     runs = json.loads((tmp_path / 'plots' / 'tune_embeddings_tsv.json').read_text())['runs']
-    assert [(r['epsilon'], r['seed']) for r in runs] == [
-        (epsilon, fold) for epsilon in experiment.EPSILONS for fold in (0, 1)]
+    assert [(r['method'], r['epsilon'], r['seed']) for r in runs] == [
+        (method, epsilon, fold)
+        for method, epsilons in {'plain': [0.0], 'adversarial': experiment.EPSILONS,
+                                 'posted': experiment.EPSILONS}.items()
+        for epsilon in epsilons for fold in (0, 1)]
     table = experiment.results_table(runs)
-    assert table in capsys.readouterr().out and table.count('\n') == 1 + len(experiment.EPSILONS)
+    assert table in capsys.readouterr().out
+    assert table.count('\n') == 2 + 2 * len(experiment.EPSILONS)
 
 
 def test_the_table_pairs_by_seed():

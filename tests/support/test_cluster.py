@@ -16,26 +16,28 @@ from tests.helpers import (needs_native_solver, outcome, run_program, start_prog
 pytest.importorskip('distributed')
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """A scheduler's address and its two workers, in a folder from which the project cannot be imported."""
-    home = tmp_path / 'cluster'
-    home.mkdir()
-    processes = []
+@pytest.fixture(scope='module')
+def cluster(tmp_path_factory):
+    """A scheduler's address and its two workers, which cannot import the project from their folder.
+
+    The first test kills one of them.
+    """
+    home, processes = tmp_path_factory.mktemp('cluster'), []
 
     def start(module, *arguments):
+        command = [sys.executable, '-m', f'distributed.cli.{module}', *arguments]
         with open(home / f'{len(processes)}.log', 'w') as log:
-            processes.append(subprocess.Popen([sys.executable, '-m', f'distributed.cli.{module}', *arguments], cwd=home,
-                                              stdout=log, stderr=log))
+            processes.append(subprocess.Popen(command, cwd=home, stdout=log, stderr=log))
         return processes[-1]
 
-    scheduler = start('dask_scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard', '--scheduler-file',
-                      'scheduler.json')
+    scheduler = start('dask_scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard',
+                      '--scheduler-file', 'scheduler.json')
     description = home / 'scheduler.json'
-    wait_for(lambda: description.exists() and description.read_text().strip().endswith('}'), scheduler)
+    wait_for(lambda: description.exists() and description.read_text().strip().endswith('}'),
+             scheduler)
     address = json.loads(description.read_text())['address']
-    workers = [start('dask_worker', address, '--nthreads', '1', '--no-nanny', '--no-dashboard', '--local-directory', home)
-               for _ in range(2)]
+    workers = [start('dask_worker', address, '--nthreads', '1', '--no-nanny', '--no-dashboard',
+                     '--local-directory', home) for _ in range(2)]
     for n, worker in enumerate(workers, start=1):
         wait_for(lambda: 'Registered to' in (home / f'{n}.log').read_text(), worker)
     yield address, workers
@@ -57,7 +59,7 @@ def test_a_cluster_gives_the_local_numbers_also_when_a_worker_dies(sweep, cluste
     assert outcome(folder) == undisturbed
 
     (folder / 'checkpoints' / 'prox_epsilon2.0_seed0.pt').unlink()
-    done = run_program(arguments, folder, *remote, '--resume')  # what is missing, on the worker that is left
+    done = run_program(arguments, folder, *remote, '--resume')  # on the worker that is left
     assert done.returncode == 0 and 'ProxLSTM | 2 |' in done.stdout, done.stderr
     assert outcome(folder) == undisturbed
 

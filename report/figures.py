@@ -78,7 +78,7 @@ def plot_epsilon(path):
                              for epsilon, x in gains.items()},
                         fmt='s:', color='tab:blue', markerfacecolor='white',
                         label='cross-validation, 100 epochs: mean and standard error')
-        ax.axhline(0, color='grey', linewidth=0.8)
+        ax.axhline(0, color='gray', linewidth=0.8)
         ax.axvline(chosen, color='tab:red', linestyle='--', linewidth=1,
                    label='chosen by cross-validation')
         ax.set_title(f'{mode}, {epochs} epochs')
@@ -106,12 +106,12 @@ def plot_placements(path):
     effects = placement_effects()
     figure = Figure(figsize=(8, 1 + 0.28 * len(effects)), layout='constrained')
     ax = figure.subplots()
-    ax.axvline(0, color='grey', linewidth=0.8)
+    ax.axvline(0, color='gray', linewidth=0.8)
     for y, e in enumerate(effects):
         ax.errorbar(e.mean, y, xerr=e.mean - e.low, fmt='o', color='black', capsize=3,
                     markerfacecolor='black' if e.p_holm < 0.05 else 'white')
         if y and y % len(variants()) == 0:
-            ax.axhline(y - 0.5, color='grey', linewidth=0.8)
+            ax.axhline(y - 0.5, color='gray', linewidth=0.8)
     ax.set_yticks(range(len(effects)), [e.label for e in effects])
     ax.set(ylim=(len(effects) - 0.5, -0.5),
            xlabel="difference on UCI's 370 (points), 95 % interval\n"

@@ -19,7 +19,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from support.checkpoints import hash_file, load_checkpoint, save_checkpoint
 from support.options import PREFIX, environment, hyperparameters, model_arguments
-from support.parallel import local_workers, start_parallel
+from support.parallel import local_workers, parallel_map, start_parallel
 from support.program import progress_bar
 
 SAVE_EVERY = 10   # epochs
@@ -278,8 +278,7 @@ def load_or_train(path, config, function):
     """Load the checkpoint at `path` if it was written with `config`; otherwise train and save it.
 
     `config` holds everything that the result depends on, as JSON takes it. function() returns a
-    dictionary of tensors and plain values. Many at once:
-    parallel_map(load_or_train, [{'path': ..., 'config': ..., 'function': ...}, ...], ...).
+    dictionary of tensors and plain values.
     """
     config = json.loads(json.dumps(config))
     with contextlib.suppress(OSError, ValueError):
@@ -290,3 +289,14 @@ def load_or_train(path, config, function):
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, checkpoint)
     return checkpoint
+
+
+def load_or_train_all(args, tasks, description):
+    """Return {key: checkpoint} for {key: (file name, config, function)}, see load_or_train.
+
+    The files are in checkpoints/companions/; `args.jobs` processes train what is missing there.
+    """
+    folder = args.output_dir / 'checkpoints' / 'companions'
+    calls = [{'path': folder / f'{name}.pt', 'config': config, 'function': function}
+             for name, config, function in tasks.values()]
+    return dict(zip(tasks, parallel_map(load_or_train, calls, args.jobs, description)))

@@ -183,7 +183,7 @@ def test_cell_over_steps_equals_the_oracle(D, H, B, epsilon):
     torch.testing.assert_close(gradients(actual, leaves), gradients(expected, leaves))
 
 
-def test_cell_proximal_state_solves_its_minimisation():
+def test_cell_proximal_state_solves_its_minimization():
     """s − c = ε G Gᵀ c, so c minimizes ½‖c − s‖² + ε/2 ‖Gᵀc‖²; G is by finite differences."""
     cell, v, h, c = cell_and_data(5, 3, 1, epsilon=3.0)
     plain = nn.LSTMCell(5, 3, dtype=torch.float64)

@@ -35,7 +35,7 @@ def describe_images():
                 for steps, values in found.items()}
 
     significant = ', '.join(
-        f'{effect.mean:+.1f} points with {optimizer}, N = {steps}, labels {labels}'
+        f'{effect.mean:+.1f} points ({optimizer}, N = {steps}, labels {labels})'
         for (labels, optimizer, steps), effect in effects.items() if effect.p_holm < 0.05)
     return {**content, 'seeds': len({r['seed'] for r in records}),
             'effects': list(effects.values()), 'significant': significant or 'none',

@@ -63,7 +63,7 @@ def load_classifier(name, checkpoint, attacked, device='cpu'):
 def stronger_attacks(epsilon, steps, queries, generator):
     """Return what follows PGD, by name: functions (model, x, labels, mask) -> perturbed x.
 
-    They are the kinds of attack in AutoAttack (Croce and Hein, arXiv:2003.01690).
+    Modeled on AutoAttack (Croce and Hein, arXiv:2003.01690), with DDN in place of FAB.
     """
     def target(model, x, labels, mask, rank):
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """English texts to train on: the Bible, docstrings of libraries, a text file, or a treebank.
 
 Text is lowercased. A sentence has at least two words and ends at . ? ! : or ; before white space or
-at a blank line (in a treebank or a labelled file, at the end of the line). Words are letters with
+at a blank line (in a treebank or a labeled file, at the end of the line). Words are letters with
 single hyphens or apostrophes between them; identifiers (`n_samples`) and numbers are dropped.
 """
 
@@ -41,7 +41,7 @@ class Corpus(NamedTuple):
     sources: dict     # library: version, or file: sha256 of its bytes
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     name: str
     sentences: list   # of tuples of str, all different
     labels: list      # of str, or of (first, last): the indices of a span's words
@@ -78,16 +78,16 @@ def bible(translation='asv', max_words=None):
                        {package: importlib.metadata.version(package)})
 
 
-def labelled_docstrings(jobs=1, libraries=tuple(LIBRARIES), min_length=2, max_length=MAX_SENTENCE):
-    """Read the sentences of `docstrings` of min_length to max_length words, labelled by library.
+def labeled_docstrings(jobs=1, libraries=tuple(LIBRARIES), min_length=2, max_length=MAX_SENTENCE):
+    """Read the sentences of `docstrings` of min_length to max_length words, labeled by library.
 
-    Returns a Labelled, without sentences that name a library or occur in several.
+    Returns a Labeled, without sentences that name a library or occur in several.
     """
     found, versions = read_docstrings(libraries, jobs)
     pairs = [(library, words) for library, group in found.items() for words in group
              if min_length <= len(words) <= max_length
              and NAMES.isdisjoint(re.split("[-' ]", ' '.join(words)))]
-    return make_labelled('docstrings', pairs, versions)
+    return make_labeled('docstrings', pairs, versions)
 
 
 def read_docstrings(libraries, jobs):
@@ -119,7 +119,7 @@ def read_texts(libraries, jobs):
 def parameter_spans(jobs=1, libraries=tuple(LIBRARIES), max_length=50):
     """Read the docstrings of `libraries` in which numpydoc's section "Parameters" has an entry.
 
-    Returns a Labelled: the first `max_length` words of each docstring, and where in them the
+    Returns a Labeled: the first `max_length` words of each docstring, and where in them the
     description of the first parameter begins and ends. Each different description is kept once.
     """
     found, versions = read_texts(libraries, jobs)
@@ -139,7 +139,7 @@ def parameter_spans(jobs=1, libraries=tuple(LIBRARIES), max_length=50):
     sentences, labels = map(list, zip(*spans.values()))
     digest = hash_lines(f'{first} {last}\t{" ".join(words)}'
                         for words, (first, last) in spans.values())
-    return Labelled('parameters in docstrings', sentences, labels, digest, versions)
+    return Labeled('parameters in docstrings', sentences, labels, digest, versions)
 
 
 def parse_docstrings(path):
@@ -218,8 +218,8 @@ def decode_again(text):
         return text
 
 
-def labelled_file(path, max_length=None):
-    """Read lines of label, tab, text in UTF-8; a Labelled of the first `max_length` words of each.
+def labeled_file(path, max_length=None):
+    """Read lines of label, tab, text in UTF-8; a Labeled of the first `max_length` words of each.
 
     Equal texts are kept once, or not at all if their labels differ; texts without words are left
     out. Raises FileNotFoundError, OSError or ValueError with one sentence that names the file.
@@ -232,7 +232,7 @@ def labelled_file(path, max_length=None):
             raise ValueError(f'{path}: line {number} is no label, tab and text')
         if words := split_words(text):
             pairs.append((label.strip(), tuple(words[:max_length])))
-    return make_labelled(Path(path).name, pairs, sources)
+    return make_labeled(Path(path).name, pairs, sources)
 
 
 def read_text(path, expected):
@@ -267,8 +267,8 @@ def make_corpus(name, sentences, sources):
     return Corpus(name, sentences, hash_lines(map(' '.join, sentences)), sources)
 
 
-def make_labelled(name, pairs, sources):
-    """Make a Labelled of (label, sentence) pairs; sentences with several labels are left out."""
+def make_labeled(name, pairs, sources):
+    """Make a Labeled of (label, sentence) pairs; sentences with several labels are left out."""
     label_of = {}
     for label, sentence in pairs:
         if label_of.setdefault(sentence, label) != label:
@@ -277,7 +277,7 @@ def make_labelled(name, pairs, sources):
     if (classes := len({*kept.values()})) < 2:
         raise ValueError(f'{name}: sentences of {classes} labels, expected at least 2')
     digest = hash_lines(f'{label}\t{" ".join(sentence)}' for sentence, label in kept.items())
-    return Labelled(name, list(kept), list(kept.values()), digest, sources)
+    return Labeled(name, list(kept), list(kept.values()), digest, sources)
 
 
 def hash_lines(lines):

@@ -19,8 +19,8 @@ from load_data import (DEFAULT_PATH, EVALUATION_BATCH, UCI_PATH, Batch, load_dat
                        targets_of)
 from support.checkpoints import hash_file, to_cpu
 from support.options import CHOSEN_EPSILON, OPTIMIZER, get_args, hyperparameters
-from support.parallel import parallel_map, seeded
-from support.sweep import Run, Sweep, load_or_train
+from support.parallel import seeded
+from support.sweep import Run, Sweep, load_or_train_all
 from training import eval_model, train, train_model
 
 EPOCHS = 100
@@ -30,14 +30,6 @@ MODELS = {'base': ('plain', 0.0),
 AMP_SETTINGS = {'plain': {'epsilon': 0.0}, 'AMP': {'epsilon': 0.3, 'inner_lr': 3.0},
                 'SAM': {'epsilon': 0.3, 'inner_lr': 'inf'}}  # chosen in companions/amp
 NOISY, WITH_NOISE, NOISE = ('base', 'Adv', 'Prox', 'AMP', 'best recipe'), ' with noise', 0.3
-
-
-def load_or_train_all(args, tasks, description):
-    """Return a checkpoint for each of {key: (file name, config, function)}, see load_or_train."""
-    folder = args.output_dir / 'checkpoints' / 'companions'
-    calls = [{'path': folder / f'{name}.pt', 'config': config, 'function': function}
-             for name, config, function in tasks.values()]
-    return dict(zip(tasks, parallel_map(load_or_train, calls, args.jobs, description)))
 
 
 def assignment_models(args, names=tuple(MODELS), epochs=EPOCHS, device='cpu'):

@@ -35,7 +35,7 @@ from support.options import (add_device_argument, add_run_arguments, finish_args
                              non_negative, positive_int)
 from support.parallel import parallel_map, seeded
 from support.program import run_program
-from support.sweep import load_or_train
+from support.sweep import load_or_train_all
 from support.tuning import check_folds, stratified_folds
 
 VECTORS = {'scratch': 'from scratch', 'word2vec': 'word2vec, fine-tuned',
@@ -151,6 +151,21 @@ def results_table(records):
                            'seconds'), rows)
 
 
+def tuning_table(records):
+    """Format mean held-out accuracies by epsilon as Markdown, the largest of each row in bold."""
+    rows = []
+    for vectors in dict.fromkeys(record['vectors'] for record in records):
+        for method in ('adversarial', 'posted'):
+            means = [100 * np.mean([r['accuracy'][0] for r in records
+                                    if (r['vectors'], r['epsilon']) == (vectors, epsilon)
+                                    and r['method'] in ('plain', method)])
+                     for epsilon in (0.0, *EPSILONS)]
+            rows.append((VECTORS[vectors], method, *(
+                f'**{x:.1f}**' if x == max(means) else f'{x:.1f}' for x in means)))
+    return markdown_table(('held-out accuracy (%)', 'training', 'plain',
+                           *(f'ε = {epsilon:g}' for epsilon in EPSILONS)), rows)
+
+
 def plot_comparison(path, records):
     """Plot each seed's paired difference, accuracy against the perturbation, loss against epoch."""
     figure = Figure(figsize=(14, 4.4), layout='constrained')
@@ -190,9 +205,6 @@ def plot_comparison(path, records):
 
 def get_args(argv=None):
     """Parse the command line."""
-    def by_task(name):
-        return ', '.join(f'{task} {values[name]}' for task, values in DEFAULTS.items()) + ')'
-
     parser = argparse.ArgumentParser(
         description='Adversarial training on word embeddings against plain training.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -203,13 +215,11 @@ def get_args(argv=None):
                         help="tell a sentence's library, or find a parameter's description")
     parser.add_argument('--tsv', type=Path, metavar='FILE', default=argparse.SUPPRESS,
                         help='texts in UTF-8, lines of label, tab, text, instead of docstrings')
-    parser.add_argument('--train', type=positive_int, default=argparse.SUPPRESS,
-                        help='training texts at most (default: ' + by_task('train'))
-    parser.add_argument('--test', type=positive_int, default=argparse.SUPPRESS,
-                        help='test texts at most (default: ' + by_task('test'))
-    parser.add_argument('--max-length', type=positive_int, default=argparse.SUPPRESS,
-                        help='words: longer sentences are left out, other texts cut (default: '
-                             + by_task('max_length'))
+    for name, text in (('train', 'training texts at most'), ('test', 'test texts at most'),
+                       ('max_length', 'words: longer sentences are left out, other texts cut')):
+        default = ', '.join(f'{task} {values[name]}' for task, values in DEFAULTS.items())
+        parser.add_argument(f'--{name.replace("_", "-")}', type=positive_int,
+                            default=argparse.SUPPRESS, help=f'{text} (default: {default})')
     parser.add_argument('--min-count', type=positive_int, default=2,
                         help='words rarer than this in training share one vector')
     parser.add_argument('--dim', type=positive_int, default=50, help='of the vectors')
@@ -232,14 +242,14 @@ def get_args(argv=None):
 
 def load_texts(args):
     if 'tsv' in args:
-        return corpus.labelled_file(args.tsv, args.max_length)
+        return corpus.labeled_file(args.tsv, args.max_length)
     if args.dry_run and importlib.util.find_spec('sklearn') is None:
         raise ValueError('--dry-run needs the package scikit-learn: '
                          'python -m pip install -r requirements-extra.txt')
     libraries = ('numpy', 'sklearn') if args.dry_run else tuple(corpus.LIBRARIES)
     if args.task == 'spans':
         return corpus.parameter_spans(args.jobs, libraries, args.max_length)
-    return corpus.labelled_docstrings(args.jobs, libraries, MIN_LENGTH, args.max_length)
+    return corpus.labeled_docstrings(args.jobs, libraries, MIN_LENGTH, args.max_length)
 
 
 def main(args):
@@ -272,25 +282,27 @@ def main(args):
         checkpoints = parallel_map(function, tasks, args.jobs, 'tuning')
     else:
         config = {**header, 'vector_epochs': vector_epochs, 'device': args.device}
-        tasks = [load_or_train_task(args, name, config, function, vectors, method, seed)
-                 for vectors in compared for method in METHODS for seed in range(args.seeds)]
-        checkpoints = parallel_map(load_or_train, tasks, args.jobs, 'training')
+        tasks = {}
+        for vectors, method, seed in itertools.product(compared, METHODS, range(args.seeds)):
+            run = {'vectors': vectors, 'method': method, 'seed': seed,
+                   'epsilon': epsilon_of(args, vectors, method)}
+            stem = f"{name}_{vectors}_{method.replace(', ', '_')}_seed{seed}"
+            tasks[stem] = stem, {**config, **run}, functools.partial(function, **run)
+        checkpoints = load_or_train_all(args, tasks, 'training').values()
     records = [checkpoint['record'] for checkpoint in checkpoints]
     write_json(plots / f'{name}.json', header, records)
     if not args.tune:
         plot_comparison(plots / f'{name}.png', records)
-    print(f'\n{results_table(records)}\n\nWritten to {plots}')
+    table = (tuning_table if args.tune else results_table)(records)
+    print(f'\n{table}\n\nWritten to {plots}')
 
 
-def load_or_train_task(args, name, config, function, vectors, method, seed):
-    """Return the arguments of load_or_train for one model of the comparison."""
-    of_posted = {'posted': posted.EPSILON, 'posted, tuned': POSTED_EPSILON[args.task][vectors]}
-    epsilon = of_posted.get(method, getattr(args, 'epsilon', CHOSEN_EPSILON[args.task][vectors]))
-    run = {'vectors': vectors, 'method': method, 'seed': seed, 'epsilon': epsilon}
-    path = args.output_dir / 'checkpoints' / 'companions'
-    stem = f"{name}_{vectors}_{method.replace(', ', '_')}_seed{seed}"
-    return {'path': path / f'{stem}.pt', 'config': {**config, **run},
-            'function': functools.partial(function, **run)}
+def epsilon_of(args, vectors, method):
+    if method == 'posted':
+        return posted.EPSILON
+    if method == 'posted, tuned':
+        return POSTED_EPSILON[args.task][vectors]
+    return getattr(args, 'epsilon', CHOSEN_EPSILON[args.task][vectors])
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from companions.embeddings.experiment import (NORMS, VECTORS, accuracies, plot_comparison,
-                                              results_table)
+                                              results_table, tuning_table)
 from support.figures import markdown_table
 from support.pages import load_results
 from support.statistics import Effect, correct, format_p
@@ -32,7 +32,7 @@ def names():
     gains = {vectors: against_plain(effects, vectors) for vectors in VECTORS}
     against_tuned = describe(effects['word2vec', 'adversarial', 'posted, tuned'])
     return {'results': results, 'accuracy': accuracy, 'gains': gains,
-            'against_tuned': against_tuned, 'table': results_table,
+            'against_tuned': against_tuned, 'table': results_table, 'tuning_table': tuning_table,
             'tuning': tuning, 'spans': spans, 'span_tuning': span_tuning,
             'span_gains': against_plain(span_effects, 'frozen'), 'comparisons': len(effects),
             'gains_table': gains_table(effects), 'span_gains_table': gains_table(span_effects)}

@@ -1,4 +1,4 @@
-"""Labelled texts, or texts with a span, as padded minibatches; word2vec's vectors of the words."""
+"""Labeled texts, or texts with a span, as padded minibatches; word2vec's vectors of the words."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -66,21 +66,21 @@ def split(labels, train, test, seed=0):
     return parts
 
 
-def make_problem(labelled, train, test, min_count, dim, vector_epochs):
-    """Turn a corpus.Labelled into a Problem. Words rarer than `min_count` in training are UNKNOWN.
+def make_problem(labeled, train, test, min_count, dim, vector_epochs):
+    """Turn a corpus.Labeled into a Problem. Words rarer than `min_count` in training are UNKNOWN.
 
     Its labels are names of classes or pairs (first word, last word), see corpus.parameter_spans.
     word2vec's vectors are trained on the training texts and, up to VECTOR_WORDS words, on texts in
     neither part; never on the test texts.
     """
-    sentences, labels = labelled.sentences, labelled.labels
+    sentences, labels = labeled.sentences, labeled.labels
     spans = isinstance(labels[0], tuple)
     parts = split(['span'] * len(labels) if spans else labels, train, test)
     occurring = Counter(word for k in parts[0] for word in sentences[k])
     words = sorted((word for word, count in occurring.items() if count >= min_count),
                    key=lambda word: (-occurring[word], word))
     if len(words) < 2:
-        raise ValueError(f'{labelled.name}: {len(words)} different words occur {min_count} times '
+        raise ValueError(f'{labeled.name}: {len(words)} different words occur {min_count} times '
                          f'or more in training (--min-count), expected at least 2')
     index = {word: row for row, word in enumerate(words, 2)}
     classes = None if spans else sorted(set(labels))

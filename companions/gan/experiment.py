@@ -10,6 +10,7 @@ Trained generators are saved in checkpoints/companions/ and loaded again for the
 
 import argparse
 import hashlib
+import itertools
 import math
 import time
 from functools import partial
@@ -27,9 +28,9 @@ from support.checkpoints import to_cpu, write_json
 from support.figures import markdown_table, save_figure
 from support.options import (add_device_argument, add_run_arguments, finish_args, non_negative,
                              positive, positive_int)
-from support.parallel import one_thread, parallel_map, seeded
+from support.parallel import one_thread, seeded
 from support.program import run_program
-from support.sweep import load_or_train
+from support.sweep import load_or_train_all
 
 SHOWN = 10       # samples in a row of the figures
 WON = 0.1        # the discriminator has won if its final loss is below; 2 ln 2 = 1.39 is chance
@@ -244,16 +245,13 @@ def main(args):
     content = b''.join(x.numpy().tobytes() for x in data[1:])
     config = {**settings, 'samples': evaluator.count, 'torch': torch.__version__,
               'data_sha256': hashlib.sha256(content).hexdigest()}
-    folder, plots = args.output_dir / 'checkpoints' / 'companions', args.output_dir / 'plots'
-    tasks = []
-    for seed in range(args.seeds):
-        for loss in args.loss:
-            for beta1 in args.beta1:
-                run_of = {'loss': loss, 'beta1': beta1, 'seed': seed}
-                tasks.append({'path': folder / f'{prefix}_{loss}_{beta1:g}_seed{seed}.pt',
-                              'config': {**config, **run_of},
-                              'function': partial(run, evaluator, **run_of, **settings)})
-    checkpoints = parallel_map(load_or_train, tasks, args.jobs, data.name)
+    tasks = {}
+    for seed, loss, beta1 in itertools.product(range(args.seeds), args.loss, args.beta1):
+        run_of = {'loss': loss, 'beta1': beta1, 'seed': seed}
+        tasks[seed, loss, beta1] = (f'{prefix}_{loss}_{beta1:g}_seed{seed}', {**config, **run_of},
+                                    partial(run, evaluator, **run_of, **settings))
+    checkpoints = list(load_or_train_all(args, tasks, data.name).values())
+    plots = args.output_dir / 'plots'
     records = [checkpoint['record'] for checkpoint in checkpoints]
     header = {'data': data.name, 'pixels': data.train[0].numel(), **settings,
               'samples': evaluator.count, 'classifier_accuracy': evaluator.accuracy,
@@ -266,7 +264,7 @@ def main(args):
     print(f'\n{metrics_table(records, evaluator.real)}\n\nAccuracy of the classifier on the test '
           f'images: {100 * evaluator.accuracy:.1f} %\nProcessor time of a run: '
           f'{np.mean([record["seconds"] for record in records]):.1f} s\n\nWritten to {plots} and '
-          f'{folder}')
+          f'{args.output_dir / "checkpoints" / "companions"}')
 
 
 if __name__ == '__main__':

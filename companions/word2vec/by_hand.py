@@ -1,6 +1,6 @@
 """The assignment's functions: costs and gradients of word2vec for one window, in NumPy.
 
-For a centre word c with input vector v and a context word o, over a vocabulary of V words whose
+For a center word c with input vector v and a context word o, over a vocabulary of V words whose
 output vectors u_w are the rows of U, the assignment defines
 
     (1)  ŷ_o = p(o|c) = exp(u_oᵀv) / Σ_w exp(u_wᵀv)
@@ -87,26 +87,26 @@ def negative_sampling_rows(v, u):
 
 def skipgram(currentWord, C, contextWords, tokens, inputVectors, outputVectors, dataset,
              word2vecCostAndGradient=softmaxCostAndGradient):
-    """Predict each word of a window from its centre: (J, ∂J/∂inputVectors, ∂J/∂outputVectors).
+    """Predict each word of a window from its center: (J, ∂J/∂inputVectors, ∂J/∂outputVectors).
 
-    Args: currentWord, the centre, and contextWords, at most 2C words around it, are keys of the
+    Args: currentWord, the center, and contextWords, at most 2C words around it, are keys of the
     dictionary tokens, word: row. The vectors and their gradients are [V, d]. J is the sum of the
-    costs of all pairs (c, o); of the input vectors only the centre's has a gradient.
+    costs of all pairs (c, o); of the input vectors only the center's has a gradient.
     """
-    centre = tokens[currentWord]
+    center = tokens[currentWord]
     cost, grad_in, grad_out = 0.0, np.zeros_like(inputVectors), np.zeros_like(outputVectors)
     for word in contextWords:
         part, grad_predicted, grad = word2vecCostAndGradient(
-            inputVectors[centre], tokens[word], outputVectors, dataset)
+            inputVectors[center], tokens[word], outputVectors, dataset)
         cost += part
-        grad_in[centre] += grad_predicted
+        grad_in[center] += grad_predicted
         grad_out += grad
     return cost, grad_in, grad_out
 
 
 def cbow(currentWord, C, contextWords, tokens, inputVectors, outputVectors, dataset,
          word2vecCostAndGradient=softmaxCostAndGradient):
-    """Predict the centre from the mean of its window; arguments and results as of `skipgram`.
+    """Predict the center from the mean of its window; arguments and results as of `skipgram`.
 
     With h = Σ_j v_j / m and ∂h/∂v_j = I / m, each of the m context words gets ∂J/∂h / m (repeated
     ones repeatedly). The authors' code and gensim omit the 1 / m (İrsoy et al., arXiv:2012.15332).

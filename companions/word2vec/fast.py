@@ -68,14 +68,14 @@ class Noise:
         return int(self.draw(()))
 
 
-def skipgram_gradients(inputs, outputs, centres, contexts, mask, negatives, K):
+def skipgram_gradients(inputs, outputs, centers, contexts, mask, negatives, K):
     """Return gradients and curvatures of equation (3), summed over the pairs of G blocks of text.
 
     Args:
         inputs, outputs: the tables [V, d].
-        centres: rows [G, L], the words at L consecutive positions.
+        centers: rows [G, L], the words at L consecutive positions.
         contexts: rows [G, X], the words at all positions that may be in their windows.
-        mask: [G, L, X] of the tables' dtype, 1 if contexts[g, x] is in the window of centres[g, l].
+        mask: [G, L, X] of the tables' dtype, 1 if contexts[g, x] is in the window of centers[g, l].
         negatives: rows [G, S], drawn once for all pairs of a block.
         K: number of negatives per pair. The S' draws other than a pair's target are weighted by
             K / S', so that the expectation is that of K draws of its own. Sharing them makes matrix
@@ -86,28 +86,28 @@ def skipgram_gradients(inputs, outputs, centres, contexts, mask, negatives, K):
     d²/dz² −log σ(±z) = σ(1 − σ), it is Σ σ(1 − σ) ‖u‖² for a v and Σ σ(1 − σ) ‖v‖² for a u.
     """
     rows, X = np.concatenate([contexts, negatives], 1), contexts.shape[1]
-    v, u = inputs[centres], outputs[rows]
+    v, u = inputs[centers], outputs[rows]
     drawn = mask @ negative_weights(contexts, negatives, K).astype(mask.dtype)
     weights = np.concatenate([mask, drawn], 2)  # [G, L, X + S]
     s = sigmoid(v @ u.transpose(0, 2, 1))
     curvature = weights * s * (1 - s)
     s[..., :X] -= 1
     delta = weights * s
-    return ((centres, delta @ u, np.einsum('glx,gx->gl', curvature, squared_norms(u))),
+    return ((centers, delta @ u, np.einsum('glx,gx->gl', curvature, squared_norms(u))),
             (rows, delta.transpose(0, 2, 1) @ v,
              np.einsum('glx,gl->gx', curvature, squared_norms(v))))
 
 
-def cbow_gradients(inputs, outputs, centres, contexts, mask, negatives, K):
+def cbow_gradients(inputs, outputs, centers, contexts, mask, negatives, K):
     """Return the same for CBOW, where a position has one pair: its window's mean h and its word.
 
     An input's curvature is 1 / m of that for h, not 1 / m²: the m words of a window move together.
     """
     mean = mask / np.maximum(mask.sum(2, keepdims=True), 1)
-    h, u, n = mean @ inputs[contexts], outputs[centres], outputs[negatives]
+    h, u, n = mean @ inputs[contexts], outputs[centers], outputs[negatives]
     # With an empty window h = 0, and the mean passes nothing back: it adds no gradient.
     s, s_n = sigmoid((h * u).sum(2)), sigmoid(h @ n.transpose(0, 2, 1))  # [G, L], [G, L, S]
-    weights = negative_weights(centres, negatives, K).astype(mask.dtype)
+    weights = negative_weights(centers, negatives, K).astype(mask.dtype)
     curvature, curvature_n = s * (1 - s), weights * s_n * (1 - s_n)
     delta, delta_n = (s - 1)[..., None], weights * s_n
     grad_h = delta * u + delta_n @ n
@@ -116,7 +116,7 @@ def cbow_gradients(inputs, outputs, centres, contexts, mask, negatives, K):
     shared_curvature = np.einsum('gls,gl->gs', curvature_n, squared_norms(h))
     return ((contexts, mean.transpose(0, 2, 1) @ grad_h,
              np.einsum('glx,gl->gx', mean, curvature_h)),
-            (np.concatenate([centres, negatives], 1),
+            (np.concatenate([centers, negatives], 1),
              np.concatenate([delta * h, delta_n.transpose(0, 2, 1) @ h], 1),
              np.concatenate([curvature * squared_norms(h), shared_curvature], 1)))
 
@@ -159,7 +159,7 @@ def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learn
     keep = np.sqrt(SUBSAMPLING / frequency) + SUBSAMPLING / frequency
     max_window, window = window, min(window, int(np.bincount(text.sentences).max()))
     distance = np.abs(np.arange(block)[:, None] + window - np.arange(block + 2 * window))  # [L, X]
-    centre = slice(window, window + block)
+    center = slice(window, window + block)
     min_learning_rate = min(min_learning_rate, learning_rate)
     for epoch in range(epochs):
         kept = np.flatnonzero(generator.random(len(text.tokens)) < keep[text.tokens])
@@ -173,12 +173,12 @@ def train(text, method, seed, *, dim=100, window=5, negatives=5, epochs=5, learn
         for k in range(0, count, blocks):
             at, step = positions[k:k + blocks], slice(k, k + blocks)
             contexts, sentence = tokens[at], sentences[at]
-            same_sentence = sentence[:, centre, None] == sentence[:, None, :]
+            same_sentence = sentence[:, center, None] == sentence[:, None, :]
             mask = (distance <= reach[step]) & (distance > 0) & same_sentence
             progress = (epoch + k / count) / epochs
             rate = learning_rate - (learning_rate - min_learning_rate) * progress
             with np.errstate(over='ignore', invalid='ignore'):  # checked after the epoch
-                gradients = GRADIENTS[method](inputs, outputs, contexts[:, centre], contexts,
+                gradients = GRADIENTS[method](inputs, outputs, contexts[:, center], contexts,
                                               mask.astype(np.float32), drawn_rows[step], negatives)
             for table, parts in zip(tables, gradients):
                 rows, g, h = (torch.from_numpy(part).flatten(0, 1) for part in parts)

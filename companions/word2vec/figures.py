@@ -27,7 +27,7 @@ def query_words(text, count=8):
 
 
 def plot_vectors(path, text, table):
-    """Draw query words and their neighbours among 3000 frequent words on two principal axes."""
+    """Draw query words and their neighbors among 3000 frequent words on two principal axes."""
     unit, index = normalize_rows(table), text.index
     queries = [index[word] for word in query_words(text)]
     rows, colors, shown = [], [], {*queries}
@@ -36,15 +36,15 @@ def plot_vectors(path, text, table):
         rows += [row, *near.tolist()]
         colors += [f'C{k}'] * (1 + len(near))
         shown |= {*rows}
-    centred = unit[rows] - unit[rows].mean(0)
-    _, s, axes = np.linalg.svd(centred, full_matrices=False)
-    points, labels = centred @ axes[:2].T, [text.words[row] for row in rows]
+    centered = unit[rows] - unit[rows].mean(0)
+    _, s, axes = np.linalg.svd(centered, full_matrices=False)
+    points, labels = centered @ axes[:2].T, [text.words[row] for row in rows]
     share = 100 * (s[:2] ** 2).sum() / (s ** 2).sum()
     figure = Figure(figsize=(12, 9), layout='constrained')
     ax = figure.subplots()
     ax.scatter(*points.T, c=colors, s=12)
     ax.set(xlabel='first principal component', ylabel='second principal component',
-           title=f'Words (bold) and their nearest neighbours: {share:.0f} % of the variance is in '
+           title=f'Words (bold) and their nearest neighbors: {share:.0f} % of the variance is in '
                  'this plane')
     ax.margins(0.12)
     figure.draw_without_rendering()
@@ -179,8 +179,8 @@ def report(records):
     for name, highest in ceilings['accuracy'].items():
         last = [record['accuracy'][-1] for record in select(records, 'accuracy', name)]
         parts.append(f'{name}: accuracy {mean_std(last)} % of at most {100 * highest:.1f} %.')
-    parts += [f'{word}: {", ".join(near)}' for word, near in examples['neighbours'].items()]
-    ratios = [record['ratio'] for record in select(records, 'speed') if 'ratio' in record]
+    parts += [f'{word}: {", ".join(near)}' for word, near in examples['neighbors'].items()]
+    ratios = [record['ratio'] for record in select(records, 'speed')]
     parts.append(f"Speed: {np.median(ratios):.2f} times gensim's." if ratios else
                  'gensim is not installed, so there is no comparison with it.')
     return '\n\n'.join(filter(None, parts))

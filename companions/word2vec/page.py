@@ -51,8 +51,8 @@ def describe(source):
                   for run in select(records, 'vectors', method)]  # by ascending seed
         return [100 * value[k] if len(value) > 1 else np.nan for value in values]
 
-    gains = [Effect('gensim', mrr('skip-gram', 0), mrr('gensim skip-gram', 0)),
-             *(Effect(k, mrr('skip-gram', k), mrr('CBOW', k)) for k in range(1, 6))]
+    gains = [Effect((other, k), mrr('skip-gram', k), mrr(other, k))
+             for other in ('gensim skip-gram', 'CBOW') for k in range(6)]
     rates = load_results(RESULTS / f'tune_word2vec_{source}.json')['runs']
     one = {record['job']: record for record in records}  # of each job
     return {'results': results, 'gains': correct(gains), 'seeds': len(mrr('CBOW', 0)),

@@ -16,11 +16,11 @@ WORDS = 'his', 'her', 'lion', 'lioness'  # whose cosines the assignment prints
 
 
 class SkipGram(nn.Module):
-    """Predict a window from its centre: embedding, linear, ReLU, linear, log-softmax.
+    """Predict a window from its center: embedding, linear, ReLU, linear, log-softmax.
 
-    With `joint`, one softmax runs over the words of all places together, as in the assignment's
+    With `joint`, one softmax runs over the words of all positions together, as in the assignment's
     answer. The 2 context_size probabilities of a window then have a sum of at most 1, so that their
-    mean −log is at least log(2 context_size); the most probable word of each place is the same.
+    mean −log is at least log(2 context_size); the most probable word of each position is the same.
     """
 
     def __init__(self, context_size, embedding_dim, vocab_size, hidden_size=128, joint=False):
@@ -38,16 +38,9 @@ class SkipGram(nn.Module):
             return F.log_softmax(x, dim=1).unflatten(1, shape)
         return F.log_softmax(x.unflatten(1, shape), dim=2)
 
-    def vector(self, row):
-        """Return the embedding [embedding_dim] of word number `row`.
-
-        nn.Embedding takes word numbers: a one-hot vector would look up word 0 for every 0 in it.
-        """
-        return self.embeddings.weight[row].detach()
-
 
 class CBOW(nn.Module):
-    """Predict the centre of a window from the mean of its embeddings; otherwise as SkipGram."""
+    """Predict the center of a window from the mean of its embeddings; otherwise as SkipGram."""
 
     def __init__(self, context_size, embedding_dim, vocab_size, hidden_size=128):
         super().__init__()
@@ -66,7 +59,7 @@ PREDICTORS = {'SkipGram': (SkipGram, {}), 'SkipGram joint': (SkipGram, {'joint':
 
 
 def windows(text, context_size):
-    """Return (centres [n], contexts [n, 2 context_size]) of all windows within one sentence."""
+    """Return (centers [n], contexts [n, 2 context_size]) of all windows within one sentence."""
     at = np.arange(context_size, len(text.tokens) - context_size)
     at = at[text.sentences[at - context_size] == text.sentences[at + context_size]]
     offsets = [k for k in range(-context_size, context_size + 1) if k]
@@ -88,16 +81,16 @@ def matches(predicted, targets):
     return (predicted[:, :, None] == targets[:, None, :]).sum((1, 2))
 
 
-def ceilings(centres, contexts):
+def ceilings(centers, contexts):
     """Return the highest possible accuracies on these windows, {'SkipGram': …, 'CBOW': …}.
 
-    SkipGram has one answer for all windows of a centre. The n-th w in it is right in every window
+    SkipGram has one answer for all windows of a center. The n-th w in it is right in every window
     that holds w at least n times, so the best answer is the most frequent (w, n). CBOW has one
-    answer for all windows of the same words: their most frequent centre.
+    answer for all windows of the same words: their most frequent center.
     """
     groups = np.unique(np.sort(contexts, 1), axis=0, return_inverse=True)[1].ravel()
-    return {'SkipGram': best_accuracy(centres, number_occurrences(contexts)),
-            'CBOW': best_accuracy(groups, centres[:, None])}
+    return {'SkipGram': best_accuracy(centers, number_occurrences(contexts)),
+            'CBOW': best_accuracy(groups, centers[:, None])}
 
 
 def best_accuracy(groups, targets):
@@ -112,16 +105,16 @@ def best_accuracy(groups, targets):
     return float(times[rank < k].sum() / (n * k))
 
 
-def lowest_losses(centres, contexts):
+def lowest_losses(centers, contexts):
     """Return the lowest possible losses on these windows, for each of PREDICTORS.
 
-    They are the entropies of a word given the centre and its place, or given the context. The best
-    joint softmax gives a place 1 / k of the probability that its own softmax gives: log k more.
+    They are the entropies of a word given the center and its position, or given the context. The
+    best joint softmax gives a position 1 / k of the probability that its own softmax gives: log k more.
     """
     groups = np.unique(np.sort(contexts, 1), axis=0, return_inverse=True)[1].ravel()
-    loss = float(np.mean([conditional_entropy(centres, place) for place in contexts.T]))
+    loss = float(np.mean([conditional_entropy(centers, words) for words in contexts.T]))
     return {'SkipGram': loss, 'SkipGram joint': loss + math.log(contexts.shape[1]),
-            'CBOW': conditional_entropy(groups, centres)}
+            'CBOW': conditional_entropy(groups, centers)}
 
 
 def conditional_entropy(groups, targets):
@@ -139,7 +132,7 @@ def cosines(table, index):
 
 
 def predict_contexts(model, text, words):
-    """Return {word: the most probable word of each place around it} for those in `text`."""
+    """Return {word: the most probable word of each position around it} for those in `text`."""
     known = [word for word in words if word in text.index]
     with torch.no_grad():
         rows = torch.tensor([text.index[word] for word in known], dtype=torch.long)
@@ -155,8 +148,8 @@ def fit(text, name, seed, epochs, context_size=2, embedding_dim=20, batch_size=1
     the loss and the accuracy on the training windows of each epoch, seconds (of CPU time), cosines;
     of SkipGram also the contexts predicted for `words`, before and after training.
     """
-    centres, contexts = map(torch.from_numpy, windows(text, context_size))
-    x, y = (contexts, centres[:, None]) if name == 'CBOW' else (centres, contexts)
+    centers, contexts = map(torch.from_numpy, windows(text, context_size))
+    x, y = (contexts, centers[:, None]) if name == 'CBOW' else (centers, contexts)
     kind, options = PREDICTORS[name]
     arguments = {'context_size': context_size, 'embedding_dim': embedding_dim,
                  'vocab_size': len(text.words), **options}

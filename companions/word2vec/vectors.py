@@ -1,4 +1,4 @@
-"""Operations on word vectors: neighbours, analogies, word forms, debiasing; saving them.
+"""Operations on word vectors: neighbors, analogies, word forms, debiasing; saving them.
 
 A table is a float array [V, d] of one row per word; `unit` is a table whose rows have norm 1.
 """
@@ -50,7 +50,7 @@ def find_form_pairs(index, forms=FORMS):
 
 
 def rank_partners(table, pairs):
-    """Return each word's rank, from 1, among its partner's neighbours, both ways: int64 [2, P]."""
+    """Return each word's rank, from 1, among its partner's neighbors, both ways: int64 [2, P]."""
     unit = normalize_rows(np.asarray(table, dtype=np.float32))
     ranks = np.empty((2, len(pairs)), dtype=np.int64)
     for way, (own, other) in enumerate((pairs.T, pairs.T[::-1])):
@@ -92,29 +92,28 @@ def analogy_accuracy(table, pairs):
 
 
 def find_bias_direction(unit, pairs):
-    """Return (g, share): the unit vector [d] along which pairs [P, 2] of rows differ most.
+    """Return the unit vector [d] along which pairs [P, 2] of rows differ most.
 
-    It is the first principal component of the words of all pairs, each pair centred on its own mean
-    (Bolukbasi et al., arXiv:1607.06520, sections 5.1 and 6, step 1); `share` is the fraction of
-    their variance that it explains. It points from the pairs' second words to their first.
+    It is the first principal component of the words of all pairs, each pair centered on its own
+    mean (Bolukbasi et al., arXiv:1607.06520, sections 5.1 and 6, step 1), and points from the
+    pairs' second words to their first.
     """
     half = (unit[pairs[:, 0]] - unit[pairs[:, 1]]) / 2
-    _, s, directions = np.linalg.svd(np.concatenate([half, -half]), full_matrices=False)
-    g = directions[0]
-    return g * (1 if (half @ g).sum() >= 0 else -1), float(s[0] ** 2 / (s ** 2).sum())
+    _, _, (g, *_) = np.linalg.svd(np.concatenate([half, -half]), full_matrices=False)
+    return g * (1 if (half @ g).sum() >= 0 else -1)
 
 
 def direction_agreement(unit, pairs):
     """Compare each pair's difference with a direction found without it.
 
-    Returns [mean cosine, share of positive cosines] with the direction of all other pairs, and the
-    same with the difference of a single other pair.
+    Returns the mean cosine with the direction of all other pairs, and with the difference of a
+    single other pair.
     """
     difference = normalize_rows(unit[pairs[:, 0]] - unit[pairs[:, 1]])
-    rest = [find_bias_direction(unit, np.delete(pairs, k, 0))[0] @ difference[k]
+    rest = [find_bias_direction(unit, np.delete(pairs, k, 0)) @ difference[k]
             for k in range(len(pairs))]
     single = (difference @ difference.T)[~np.eye(len(pairs), dtype=bool)]
-    return [[float(np.mean(c)), float(np.mean(np.array(c) > 0))] for c in (rest, single)]
+    return float(np.mean(rest)), float(single.mean())
 
 
 def direct_bias(unit, direction, neutral):

@@ -15,7 +15,7 @@ from companions.embeddings import experiment, texts
 from companions.embeddings.models import SpanLSTM, TextLSTM, load_model
 from companions.embeddings.texts import Data
 from support.checkpoints import load_checkpoint
-from tests.companions.embeddings.test_texts import labelled_spans, labelled_texts
+from tests.companions.embeddings.test_texts import labeled_spans, labeled_texts
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.usefixtures('no_processes')
@@ -32,7 +32,7 @@ def no_processes():
 
 @pytest.fixture(scope='module')
 def problem(no_processes):
-    return texts.make_problem(labelled_texts(), 60, 30, 2, 6, 1)
+    return texts.make_problem(labeled_texts(), 60, 30, 2, 6, 1)
 
 
 def without_times(record):
@@ -126,10 +126,10 @@ def run_experiment(*arguments):
 
 
 def write_texts(path):
-    labelled = labelled_texts()
+    labeled = labeled_texts()
     letters = str.maketrans('0123456789', 'abcdefghij')
     path.write_text('\n'.join(f'{label}\t{" ".join(words).translate(letters)}'
-                              for label, words in zip(labelled.labels, labelled.sentences)))
+                              for label, words in zip(labeled.labels, labeled.sentences)))
     return path
 
 
@@ -162,7 +162,7 @@ def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeyp
     assert path in code and capsys.readouterr().out.splitlines()[-1] in results['classes']
     checkpoint, model = names['checkpoint'], names['model']
     assert checkpoint['record'] in results['runs'] and not model.training
-    problem = texts.make_problem(experiment.corpus.labelled_file(tmp_path / 'texts.tsv', 30),
+    problem = texts.make_problem(experiment.corpus.labeled_file(tmp_path / 'texts.tsv', 30),
                                  200, 100, 2, 8, 1)
     assert checkpoint['words'] == problem.words
     assert experiment.accuracy(model, problem.test, experiment.NORMS) == (
@@ -185,7 +185,7 @@ def test_a_saved_classifier_is_loaded_by_the_lines_on_the_page(tmp_path, monkeyp
 
 def test_spans_are_found_by_the_same_program(tmp_path, monkeypatch, capsys):
     pytest.importorskip('sklearn')
-    monkeypatch.setattr(experiment.corpus, 'parameter_spans', lambda *_: labelled_spans())
+    monkeypatch.setattr(experiment.corpus, 'parameter_spans', lambda *_: labeled_spans())
     for more in ((), ('--tune',)):
         run_experiment('frozen', '--task', 'spans', '--dry-run', '--output-dir', tmp_path, *more)
     assert 'some spans: 200 training and 100 test texts of spans' in capsys.readouterr().out
@@ -205,9 +205,19 @@ def test_a_dry_run_of_tuning(tmp_path, capsys):
         for method, epsilons in {'plain': [0.0], 'adversarial': experiment.EPSILONS,
                                  'posted': experiment.EPSILONS}.items()
         for epsilon in epsilons for fold in (0, 1)]
-    table = experiment.results_table(runs)
-    assert table in capsys.readouterr().out
-    assert table.count('\n') == 2 + 2 * len(experiment.EPSILONS)
+    assert experiment.tuning_table(runs) in capsys.readouterr().out
+
+
+def test_the_tuning_table_has_the_largest_mean_of_each_method_in_bold():
+    runs = [{'vectors': 'frozen', 'method': method, 'epsilon': epsilon,
+             'accuracy': [0.5 + gain + change]}
+            for method, epsilon, gain in (
+                ('plain', 0.0, 0.1), *(('adversarial', e, e / 100) for e in experiment.EPSILONS),
+                *(('posted', e, 0.2) for e in experiment.EPSILONS))
+            for change in (-0.1, 0.1)]
+    *_, adversarial, posted = experiment.tuning_table(runs).splitlines()
+    assert adversarial.startswith('| word2vec, frozen | adversarial | **60.0** | 50.1 | 50.3 |')
+    assert posted == '| word2vec, frozen | posted | 60.0 |' + 5 * ' **70.0** |'
 
 
 def test_the_table_pairs_by_seed():
@@ -222,7 +232,7 @@ def test_the_table_pairs_by_seed():
 
 def test_a_dry_run_without_scikit_learn_says_so_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    monkeypatch.setattr(experiment.corpus, 'labelled_docstrings', None)
+    monkeypatch.setattr(experiment.corpus, 'labeled_docstrings', None)
     with pytest.raises(ValueError, match='^--dry-run.* needs the package scikit-learn: python -m '
                                          'pip install -r requirements-extra.txt$'):
         run_experiment('--dry-run', '--output-dir', tmp_path)

@@ -9,23 +9,23 @@ from companions.embeddings import texts
 from companions.embeddings.texts import Data
 
 
-def labelled_texts(count=90, classes=3):
+def labeled_texts(count=90, classes=3):
     """Texts in which each class has words of its own among common ones."""
     generator = np.random.default_rng(0)
     labels = [f'class{k % classes}' for k in range(count)]
     sentences = [(*(f'common{w}' for w in generator.integers(9, size=4)),
                   *(f'{label}word{w}' for w in generator.integers(3, size=2)), f'rare{k}')
                  for k, label in enumerate(labels)]
-    return corpus.Labelled('some texts', sentences, labels, '0' * 64, {})
+    return corpus.Labeled('some texts', sentences, labels, '0' * 64, {})
 
 
-def labelled_spans(count=300):
+def labeled_spans(count=300):
     """Texts in which the words of the span are others than those around it."""
     generator = np.random.default_rng(0)
     spans = [tuple(sorted(pair)) for pair in generator.integers(8, size=(count, 2)).tolist()]
     sentences = [tuple(f'{"inside" if first <= k <= last else "around"}{generator.integers(9)}'
                        for k in range(8)) for first, last in spans]
-    return corpus.Labelled('some spans', sentences, spans, '0' * 64, {})
+    return corpus.Labeled('some spans', sentences, spans, '0' * 64, {})
 
 
 def write_library(folder, *sentences):
@@ -41,7 +41,7 @@ def test_docstrings_with_their_library(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(corpus, 'LIBRARIES', {'one': 'numpy', 'two': 'scipy', 'three': 'torch',
                                               'missing': 'nothing'})
-    found = corpus.labelled_docstrings(libraries=('one', 'two', 'three', 'missing'))
+    found = corpus.labeled_docstrings(libraries=('one', 'two', 'three', 'missing'))
     assert list(zip(found.labels, map(' '.join, found.sentences))) == [
         ('one', 'a b c'), ('one', 'of one only'), ('two', 'of two only'), ('two', 'd e f'),
         ('three', 'g h')]
@@ -108,8 +108,8 @@ a : int
 def test_a_problem_of_spans(monkeypatch):
     monkeypatch.setattr(texts.word2vec, 'run_alone', lambda function, text, **_: (
         np.zeros((len(text.words), 3), np.float32), None))
-    labelled = labelled_spans()
-    problem = texts.make_problem(labelled, 200, 100, 1, 3, 1)
+    labeled = labeled_spans()
+    problem = texts.make_problem(labeled, 200, 100, 1, 3, 1)
     assert problem.class_names is None and problem.train.labels.shape == (200, 2)
     assert problem.test.labels.shape == (100, 2) and problem.test.labels.dtype == torch.int64
     for tokens, (first, last) in zip(problem.train.tokens, problem.train.labels.tolist()):
@@ -121,7 +121,7 @@ def test_a_file_of_labels_and_texts(tmp_path):
     path = tmp_path / 'a.tsv'
     path.write_text('good\tA fine film. Really!\nbad\tDull\nbad\tThe same words\n\n'
                     'good\tthe same WORDS\nbad\tdull\nbad\t12\n')
-    found = corpus.labelled_file(path, 3)
+    found = corpus.labeled_file(path, 3)
     assert found.labels == ['good', 'bad']
     assert found.sentences == [('a', 'fine', 'film'), ('dull',)]
 
@@ -150,22 +150,22 @@ def test_vectors_and_vocabulary_do_not_see_the_test_texts(monkeypatch):
         return np.arange(len(text.words) * 3, dtype=np.float32).reshape(-1, 3), None
 
     monkeypatch.setattr(texts.word2vec, 'run_alone', train_vectors)
-    labelled = labelled_texts()
-    train, test = texts.split(labelled.labels, 42, 21)
-    labelled.sentences[train[0]] += ('longer',)
-    problem = texts.make_problem(labelled, 42, 21, 1, 3, 1)
+    labeled = labeled_texts()
+    train, test = texts.split(labeled.labels, 42, 21)
+    labeled.sentences[train[0]] += ('longer',)
+    problem = texts.make_problem(labeled, 42, 21, 1, 3, 1)
     rare = {word for word in seen[0].words if word.startswith('rare')}
     assert rare == {f'rare{k}' for k in {*range(90)} - {*test}}  # also of texts in neither part
-    words = {word for k in train for word in labelled.sentences[k]}
+    words = {word for k in train for word in labeled.sentences[k]}
     assert len(problem.counts) == len(problem.table) == 2 + len(words)
     assert (problem.test.tokens[:, 6] == texts.UNKNOWN).all()
     assert (problem.train.tokens[:, :7] > 1).all()
     row = problem.train.tokens[0, 6]
-    column = 3 * seen[0].index[labelled.sentences[train[0]][6]]
+    column = 3 * seen[0].index[labeled.sentences[train[0]][6]]
     assert problem.table[row].tolist() == [column, column + 1, column + 2]
     assert problem.counts[row] == 1 and problem.counts[texts.PADDING] == 0
     assert problem.counts.sum() == 42 * 7 + 1
-    assert problem.train.labels.tolist() == [int(labelled.labels[k][-1]) for k in train]
+    assert problem.train.labels.tolist() == [int(labeled.labels[k][-1]) for k in train]
 
 
 def test_batches_are_cut_to_their_longest_and_drawn_from_their_generator():

@@ -41,7 +41,7 @@ def test_the_costs_are_those_of_the_equations_and_the_gradients_theirs(cost_and_
 @pytest.mark.parametrize('model', [skipgram, cbow])
 @pytest.mark.parametrize('cost_and_gradient', [softmax, negative])
 def test_whole_windows(model, cost_and_gradient):
-    """With a word twice in the window, and the centre in it too."""
+    """With a word twice in the window, and the center in it too."""
     inputs, outputs = tables(seed=1)
     window = ['a', 'b', 'e', 'b', 'c']
 

@@ -32,7 +32,7 @@ def test_the_fast_gradients_are_those_by_hand(method):
     left_out = set()
     for seed in range(4):
         inputs, outputs = tables(7, 3, seed)
-        centres, contexts, mask, negatives = blocks(seed)
+        centers, contexts, mask, negatives = blocks(seed)
         words = {row: row for row in range(7)}
         expected = np.zeros((2, 7, 3))
         for g in range(3):
@@ -45,9 +45,9 @@ def test_the_fast_gradients_are_those_by_hand(method):
                 window = contexts[g][mask[g, position] > 0].tolist()
                 if window:
                     model = skipgram if method == 'skip-gram' else cbow
-                    expected += model(int(centres[g, position]), 8, window, words, inputs, outputs,
+                    expected += model(int(centers[g, position]), 8, window, words, inputs, outputs,
                                       None, by_hand)[1:]
-        found = fast.GRADIENTS[method](inputs, outputs, centres, contexts, mask, negatives, 12)
+        found = fast.GRADIENTS[method](inputs, outputs, centers, contexts, mask, negatives, 12)
         gradients, _ = added_up(found, 7, 3)
         np.testing.assert_allclose(list(gradients), expected, atol=1e-12)
     assert {0, 1, 2} <= left_out
@@ -57,14 +57,14 @@ def test_the_fast_gradients_are_those_by_hand(method):
 def test_the_curvatures_are_those_of_the_cost(method):
     """The Hessian's trace, if no word is twice in a window; of CBOW's inputs m times that."""
     inputs, outputs = tables(9, 3)
-    # Centres 3, 4 and 5 with their neighbours, in one block; no word is an input in two places.
+    # Centers 3, 4 and 5 with their neighbors, in one block; no word is an input in two places.
     contexts, negatives = np.arange(1, 8)[None], np.array([[0, 8, 8]])
-    centres = contexts[:, 2:5]
+    centers = contexts[:, 2:5]
     mask = (np.abs(np.arange(3)[:, None] + 2 - np.arange(7)) == 1)[None].astype(float)
     call = fast.GRADIENTS[method]
 
     def both():
-        return added_up(call(inputs, outputs, centres, contexts, mask, negatives, 5), 9, 3)
+        return added_up(call(inputs, outputs, centers, contexts, mask, negatives, 5), 9, 3)
 
     _, curvatures = both()
 
@@ -131,13 +131,13 @@ def test_training_makes_the_steps_that_it_says(monkeypatch):
     text = fast.text_of([[f'w{10 * s + k}' for k in range(10)] for s in range(5)], 1)
     pairs, reaches = [], {}
 
-    def recorded(inputs, outputs, centres, contexts, mask, negatives, K):
-        assert negatives.shape == (len(centres), 32) and K == 3
+    def recorded(inputs, outputs, centers, contexts, mask, negatives, K):
+        assert negatives.shape == (len(centers), 32) and K == 3
         for g, position, x in np.argwhere(mask):
-            pairs.append((centres[g, position], contexts[g, x]))
+            pairs.append((centers[g, position], contexts[g, x]))
         ones = np.repeat(mask.any(2)[:, :, None], 8, 2).astype(np.float32)
-        bent = np.where(centres % 2, 10 * fast.DAMPING, 0).astype(np.float32)
-        return (centres, ones, bent), nothing(contexts)
+        bent = np.where(centers % 2, 10 * fast.DAMPING, 0).astype(np.float32)
+        return (centers, ones, bent), nothing(contexts)
 
     monkeypatch.setitem(fast.GRADIENTS, 'skip-gram', recorded)
     inputs, _ = fast.train(text, 'skip-gram', 0, **LITTLE, epochs=1, blocks=1)
@@ -178,9 +178,9 @@ def test_frequent_words_are_subsampled(monkeypatch):
     text = fast.text_of([['the'] * 9 + [f'w{k % 40}'] for k in range(400)], 1)
     seen = np.zeros(len(text.words))
 
-    def recorded(inputs, outputs, centres, contexts, mask, negatives, K):
-        np.add.at(seen, centres[mask.any(2)], 1)
-        return nothing(centres), nothing(contexts)
+    def recorded(inputs, outputs, centers, contexts, mask, negatives, K):
+        np.add.at(seen, centers[mask.any(2)], 1)
+        return nothing(centers), nothing(contexts)
 
     monkeypatch.setitem(fast.GRADIENTS, 'skip-gram', recorded)
     monkeypatch.setattr(fast, 'SUBSAMPLING', 0.01)

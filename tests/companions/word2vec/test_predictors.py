@@ -14,13 +14,11 @@ from companions.word2vec.fast import text_of
 def test_an_embedding_is_the_row_of_its_word():
     torch.manual_seed(0)
     model = predictors.SkipGram(2, 5, 11)
-    assert torch.equal(model.vector(7), model.embeddings(torch.tensor(7)))
-    assert model.vector(7).shape == (5,)
     out = model(torch.tensor([7, 3, 7]))
     assert out.shape == (3, 4, 11) and not torch.allclose(out[0], out[1])
     torch.testing.assert_close(out[0], out[2])
     torch.testing.assert_close(out.exp().sum(2), torch.ones(3, 4))
-    x = torch.relu(model.linear1(model.vector(7)))
+    x = torch.relu(model.linear1(model.embeddings.weight[7]))
     torch.testing.assert_close(out[0], torch.log_softmax(model.linear2(x).view(4, 11), 1))
 
 
@@ -73,25 +71,25 @@ def test_the_accuracy_uses_each_prediction_once():
 
 def test_windows_lie_in_one_sentence():
     text = text_of([list('abcde'), list('fghi'), list('jklmno')], 1)
-    centres, contexts = predictors.windows(text, 2)
+    centers, contexts = predictors.windows(text, 2)
     words = [(text.words[c], ''.join(text.words[row] for row in rows))
-             for c, rows in zip(centres, contexts)]
+             for c, rows in zip(centers, contexts)]
     assert words == [('c', 'abde'), ('l', 'jkmn'), ('m', 'klno')]
     assert predictors.windows(text_of([['a', 'b']], 1), 2)[1].shape == (0, 4)
 
 
 def test_the_ceilings_are_the_best_of_all_answers():
     generator = np.random.default_rng(0)
-    centres, contexts = generator.integers(2, size=30), generator.integers(3, size=(30, 2))
-    contexts[:8], centres[:8] = [1, 1], 0  # where one word twice is the best answer
-    found = predictors.ceilings(centres, contexts)
+    centers, contexts = generator.integers(2, size=30), generator.integers(3, size=(30, 2))
+    contexts[:8], centers[:8] = [1, 1], 0  # where one word twice is the best answer
+    found = predictors.ceilings(centers, contexts)
     best = 0
     for c in range(2):
-        mine = contexts[centres == c]
+        mine = contexts[centers == c]
         best += max(sum(by_the_text(answer, t) for t in mine) for answer in np.ndindex(3, 3))
     assert found['SkipGram'] == pytest.approx(best / 60)
     groups = {}
-    for c, t in zip(centres, contexts):
+    for c, t in zip(centers, contexts):
         groups.setdefault(tuple(sorted(t)), []).append(c)
     best = sum(max(np.bincount(group)) for group in groups.values())
     assert found['CBOW'] == pytest.approx(best / 30)
@@ -100,11 +98,11 @@ def test_the_ceilings_are_the_best_of_all_answers():
 def test_the_lowest_losses_are_entropies():
     """Counted; and no table of probabilities has less, of each place alone or of all together."""
     generator = np.random.default_rng(0)
-    centres, contexts = generator.integers(3, size=40), generator.integers(4, size=(40, 2))
-    found = predictors.lowest_losses(centres, contexts)
+    centers, contexts = generator.integers(3, size=40), generator.integers(4, size=(40, 2))
+    found = predictors.lowest_losses(centers, contexts)
     total = 0
     for c in range(3):
-        mine = contexts[centres == c]
+        mine = contexts[centers == c]
         for place in mine.T:
             share = np.bincount(place, minlength=4) / len(place)
             total -= np.log(share[place]).sum()
@@ -113,7 +111,7 @@ def test_the_lowest_losses_are_entropies():
     optimizer = torch.optim.Adam([table], 0.1)
     for _ in range(300):
         p = F.log_softmax(table.flatten(1), 1).view(3, 2, 4)
-        loss = F.nll_loss(p[centres].flatten(0, 1), torch.from_numpy(contexts).flatten())
+        loss = F.nll_loss(p[centers].flatten(0, 1), torch.from_numpy(contexts).flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

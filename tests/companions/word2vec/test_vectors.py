@@ -74,23 +74,22 @@ def test_several_pairs_find_the_direction_better_than_one():
     several, one = [], []
     for seed in range(10):
         unit, true, pairs, _ = biased(seed)
-        g, share = vectors.find_bias_direction(unit, pairs)
-        assert np.linalg.norm(g) == pytest.approx(1) and 0.25 < share <= 1
+        g = vectors.find_bias_direction(unit, pairs)
+        assert np.linalg.norm(g) == pytest.approx(1)
         several.append(g @ true)
         one.append(np.mean(vectors.normalize_rows(unit[pairs[:, 0]] - unit[pairs[:, 1]]) @ true))
-        assert vectors.find_bias_direction(unit, pairs[:, ::-1])[0] == pytest.approx(-g)
+        assert vectors.find_bias_direction(unit, pairs[:, ::-1]) == pytest.approx(-g)
     assert np.mean(several) > 0.02 + np.mean(one) and min(several) > 0.85
-    (others, right), (single, _) = vectors.direction_agreement(*biased()[::2])
-    assert others > single > 0 and right == 1
+    others, single = vectors.direction_agreement(*biased()[::2])
+    assert others > single > 0
     opposite = np.array([[1.0, 0], [-1, 0]] * 4 + [[-1, 0], [1, 0]])  # the last pair is reversed
-    np.testing.assert_allclose(
-        vectors.direction_agreement(opposite, np.arange(10).reshape(5, 2)),
-        [[0.6, 0.8], [0.2, 0.6]])
+    assert vectors.direction_agreement(opposite, np.arange(10).reshape(5, 2)) == (
+        pytest.approx((0.6, 0.2)))
 
 
 def test_hard_debiasing():
     unit, _, pairs, neutral = biased()
-    g, _ = vectors.find_bias_direction(unit, pairs)
+    g = vectors.find_bias_direction(unit, pairs)
     pairs[1] = pairs[1, ::-1].copy()  # a pair that lies the other way round stays so
     debiased = vectors.hard_debias(unit, g, neutral, pairs)
     np.testing.assert_allclose(np.linalg.norm(debiased, axis=1), 1)
@@ -107,9 +106,9 @@ def test_hard_debiasing():
     assert vectors.direct_bias(debiased, g, neutral) < 1e-12
 
 
-def test_soft_debiasing_minimises_the_objective_of_its_paper():
+def test_soft_debiasing_minimizes_the_objective_of_its_paper():
     unit, _, pairs, neutral = biased(V=20, d=4)
-    g, _ = vectors.find_bias_direction(unit, pairs)
+    g = vectors.find_bias_direction(unit, pairs)
     T = np.eye(4) + 0.2 * np.random.default_rng(1).standard_normal((4, 4))
     value, gradient = vectors.soft_objective(T, unit, g, neutral, 5.0)
     W, N, B = unit.T, unit[neutral].T, g[:, None]
@@ -128,7 +127,7 @@ def test_soft_debiasing_minimises_the_objective_of_its_paper():
 @pytest.mark.parametrize('strength', [1.0, 1e3, 1e5])
 def test_soft_debiasing_ends_at_a_minimum_and_mirrors_nothing(strength, monkeypatch):
     unit, _, pairs, neutral = biased(V=60, d=10)
-    g, _ = vectors.find_bias_direction(unit, pairs)
+    g = vectors.find_bias_direction(unit, pairs)
     found = []
     def spy(*args, **kwargs):
         found.append(minimize(*args, **kwargs))

@@ -12,6 +12,14 @@ from tests.helpers import NO_NATIVE_SOLVER, outcome, sweep_arguments, write_wave
 torch.set_num_threads(1)  # tests are fast on a busy machine, and the same bit for bit
 
 
+@pytest.fixture
+def two_threads():
+    """Run a test with two threads of torch."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope='session')
 def data():
     """The training and test minibatches of the default data."""

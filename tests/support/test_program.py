@@ -67,9 +67,8 @@ def test_parallel_map_keeps_the_order_and_ends_with_the_first_error():
         parallel_map(pow, [{'base': 0, 'exp': -1}], 1, 'fails')
 
 
-def test_seeded_gives_the_same_numbers_and_restores_generator_and_threads():
+def test_seeded_gives_the_same_numbers_and_restores_generator_and_threads(two_threads):
     import torch
-    torch.set_num_threads(2)
     before, numbers = torch.get_rng_state(), []
     for _ in range(2):
         with seeded(3):
@@ -79,4 +78,3 @@ def test_seeded_gives_the_same_numbers_and_restores_generator_and_threads():
     with one_thread():
         pass
     assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)

@@ -253,7 +253,8 @@ def test_the_saved_generator_is_the_trained_one(evaluator):
                                checkpoint['pictures'][-2])
 
 
-def test_the_evaluator_runs_on_one_thread_and_sees_resized_images(tmp_path, monkeypatch):
+def test_the_evaluator_runs_on_one_thread_and_sees_resized_images(tmp_path, monkeypatch,
+                                                                  two_threads):
     seen = []
 
     def record(data, *_):
@@ -262,7 +263,6 @@ def test_the_evaluator_runs_on_one_thread_and_sees_resized_images(tmp_path, monk
 
     monkeypatch.setattr(experiment, 'Evaluator', record)
     monkeypatch.setattr(images, 'mnist', lambda folder: bars()._replace(name='MNIST'))
-    torch.set_num_threads(2)
     with pytest.raises(ValueError, match='enough'):
         run_experiment(tmp_path, '--mnist', tmp_path, '--side', 9)
     (data, threads), = seen

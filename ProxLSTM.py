@@ -496,8 +496,8 @@ def make_solver(weight_ih, epsilon, batch):
 
     Its method `solve(alpha, b, out)` writes x [B, H], Gᵀx [B, D] and ε W Gᵀx [B, 3H] to `out`, or x
     alone if that is all `out` holds, for alpha [B, 3, H] and b [B, H]. A sample with NaN or
-    infinity leaves the others alone. `bound` is the largest upper bound so far of a condition number,
-    1 + ε‖G‖² or more.
+    infinity leaves the others alone. `bound` is the largest upper bound so far of a condition
+    number, 1 + ε‖G‖² or more.
     """
     native = weight_ih.dtype == torch.float32 and weight_ih.device.type == 'cpu'
     if native and len(weight_ih) < 4 * DENSE and load_native():

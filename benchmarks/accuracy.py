@@ -29,7 +29,7 @@ from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import hash_file, write_json
 from support.options import add_run_arguments, finish_args, number_type
 from support.parallel import parallel_map
-from support.program import run_program
+from support.program import import_optional, run_program
 from support.sweep import load_or_train
 
 
@@ -76,7 +76,7 @@ def evaluate(name, sequences, labels, part, fresh, partition, seed, folder, chan
 def fit_recipe(sequences, labels, part, changes, load_or_fit):
     """Return a function from test data to classes [N], the test data, and the seconds of fitting.
 
-    The same holds for the other two functions.
+    So do `fit_network` and `fit_aeon`.
     """
     train, test = ([sequences[i] for i in np.flatnonzero(p)] for p in (part, ~part))
     checkpoint = load_or_fit('best', best_recipe_config(UCI_PATH, changes),
@@ -96,7 +96,7 @@ def fit_network(name, sequences, labels, part, changes, load_or_fit):
 
 
 def fit_aeon(name, sequences, labels, part, seed):
-    """Here `name` may end with one of PADDINGS; zeros are the default."""
+    """`name` may end with ', ' and one of PADDINGS; otherwise sequences are padded with zeros."""
     from aeon.classification import convolution_based
     name, _, padding = name.partition(', ')
     x = equal_length(sequences, padding)
@@ -123,33 +123,29 @@ def equal_length(sequences, padding):
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Compare the best recipe with its peers.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--resamples', type=number_type(int, 2, 1000, 'a whole number above 1'),
+    parser.add_argument('--partitions', type=number_type(int, 2, 1000, 'a whole number above 1'),
                         default=30, help="number of partitions, UCI's own among them")
     add_run_arguments(parser, seeds=5)
     args = parser.parse_args(argv)
     if args.dry_run:
-        args.resamples, args.seeds = 2, 1
+        args.partitions, args.seeds = 2, 1
     return args
 
 
 def main(args):
-    try:
-        import aeon
-    except ModuleNotFoundError:
-        raise ValueError('benchmarks.accuracy needs the package aeon: '
-                         'python -m pip install -r requirements-extra.txt') from None
+    aeon = import_optional('aeon', 'benchmarks.accuracy')
     finish_args(args, 'accuracy')
     train, test = load_data(UCI_PATH)
     sequences = sequences_of(train) + sequences_of(test)
     labels = np.concatenate([targets_of(train), targets_of(test)])
     fresh = np.arange(len(labels)) >= len(targets_of(train))
-    parts = list(partitions(targets_of(train), targets_of(test), args.resamples))
-    # The slowest first. The seed of a fit is its partition's number, but for the networks' others.
+    parts = list(partitions(targets_of(train), targets_of(test), args.partitions))
+    # The slowest first. A fit's seed is its partition's number; on partition 0, networks have more.
     fits = [(name, 0, seed) for name in networks.NETWORKS for seed in range(args.seeds)]
-    fits += [('FCN', k, k) for k in range(1, args.resamples)]
+    fits += [('FCN', k, k) for k in range(1, args.partitions)]
     names = [RECIPE, *ROCKETS]
     names += [f'{name}, {padding}' for name in ROCKETS for padding in PADDINGS]
-    fits += [(name, k, k) for name in names for k in range(args.resamples)]
+    fits += [(name, k, k) for name in names for k in range(args.partitions)]
     tasks = [{'name': name, 'sequences': sequences, 'labels': labels, 'part': parts[k],
               'fresh': fresh, 'partition': k, 'seed': seed,
               'changes': {'epochs': 2} if args.dry_run else {},

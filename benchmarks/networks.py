@@ -94,7 +94,7 @@ def fit(name, x, labels, seed, epochs, batch_size):
         # Keras halves the rate in the 50th epoch without progress, torch in the one after.
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=0.5, patience=49, threshold=1e-4, threshold_mode='abs', min_lr=1e-4)
-        lowest = float('inf')
+        lowest = math.inf
         for _ in range(epochs):
             total = 0.0
             for batch in torch.randperm(len(x)).split(batch_size):

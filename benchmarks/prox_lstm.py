@@ -6,12 +6,12 @@
 
 A training step is a forward pass and the gradients of a random combination of all outputs with
 respect to the input and the parameters, in float32 and on one thread. Every repetition times each
-layer once, on the same weights and data, and its ratio is that repetition's. The weights are
-nn.LSTM's at initialization, scaled so that the largest λ_max(G Gᵀ) of the sequence is 1, or those
-of a checkpoint, which are measured on a minibatch of the default data with the epsilon of their
-training. The error is the largest relative error ‖g − g*‖ / ‖g*‖ of a gradient, g* being
-ProxLSTMCell's in float64. "kept" is what the layer holds between forward and backward, in floats
-for each of the T·B·(H + D) that a sequence has.
+layer once (ProxLSTMCell only in the first two if H·T >= 1000), on the same weights and data, and
+its ratio is that repetition's. The weights are nn.LSTM's at initialization, scaled so that the
+largest λ_max(G Gᵀ) of the sequence is 1, or those of a checkpoint, which are measured on a
+minibatch of the default data with the epsilon of their training. The error is the largest relative
+error ‖g − g*‖ / ‖g*‖ of a gradient, g* being ProxLSTMCell's in float64. "kept" is what autograd
+keeps for the backward pass, in units of T·B·(H + D) floats.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from Classifier import LSTMClassifier
 from load_data import load_data
 from ProxLSTM import Cholesky, ProxLSTM, ProxLSTMCell, describe_solver, make_solver
 from support.figures import save_figure
-from support.options import device_name, positive, positive_int
+from support.options import add_device_argument, positive, positive_int
 from support.program import run_program
 
 SIZES = [(64, 50, 14), (64, 512, 14), (512, 512, 14), (64, 50, 200)]
@@ -202,15 +202,18 @@ def size(text):
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--sizes', type=size, nargs='+', default=SIZES, metavar='D,H,T')
-    parser.add_argument('--epsilon', type=positive, default=1.0)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--sizes', type=size, nargs='+', default=SIZES, metavar='D,H,T',
+                        help='input size, hidden size and steps')
+    parser.add_argument('--epsilon', type=positive, default=1.0, help='of the scaled weights')
     parser.add_argument('--checkpoint', type=Path, nargs='+', default=[], metavar='PATH',
                         help='also measure the trained models of these files')
-    parser.add_argument('--repetitions', type=positive_int, default=15)
-    parser.add_argument('--device', type=device_name, default='cpu')
-    parser.add_argument('--figure', action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument('--output-dir', type=Path, default=Path('plots'))
+    parser.add_argument('--repetitions', type=positive_int, default=15, help='of each timing')
+    add_device_argument(parser)
+    parser.add_argument('--figure', action=argparse.BooleanOptionalAction, default=True,
+                        help='draw prox_lstm.png')
+    parser.add_argument('--output-dir', type=Path, default=Path('plots'), help='of the figure')
     return parser.parse_args(argv)
 
 

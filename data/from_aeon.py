@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.make_jv_data import import_aeon_datasets, mat_content
+from data.make_jv_data import mat_content
 from load_data import DEFAULT_PATH, load_data
 from support.checkpoints import write
-from support.program import run_program
+from support.program import import_optional, run_program
 
 
-def read_split(name, split, extract_path=None):
+def read_split(name, split, extract_path):
     """Read 'train' or 'test' of the set `name`: a list of T×F float64 arrays and N class names."""
-    datasets = import_aeon_datasets()
+    datasets = import_optional('aeon.datasets', 'data/')
     try:
         series, names = datasets.load_classification(name, split=split, extract_path=extract_path)
     except Exception as error:  # whatever aeon, its files and the network raise
@@ -48,7 +48,7 @@ def main(args):
     train_labels, test_labels = number_classes(train_names, test_names)
     content = mat_content((train, train_labels), (test, test_labels),
                           f'{args.name} (aeon), written by data/from_aeon.py')
-    with tempfile.TemporaryDirectory() as folder:  # what cannot be read replaces no file
+    with tempfile.TemporaryDirectory() as folder:  # an unreadable file must not replace an old one
         unchecked = Path(folder, path.name)
         unchecked.write_bytes(content)
         try:

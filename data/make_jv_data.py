@@ -14,24 +14,15 @@ from scipy.io import savemat
 
 from load_data import DEFAULT_PATH, UCI_PATH
 from support.checkpoints import write
-from support.program import run_program
+from support.program import import_optional, run_program
 
 SOURCE = 'Japanese Vowels (UCI, CC BY 4.0), written by data/make_jv_data.py'
 
 
-def import_aeon_datasets():
-    """Import and return aeon.datasets. Raises ValueError if it is not installed."""
-    try:
-        import aeon.datasets
-    except ModuleNotFoundError as error:
-        raise ValueError(f'data/ needs the package {error.name}: python -m pip install -r '
-                         f'requirements-extra.txt') from error
-    return aeon.datasets
-
-
 def uci_split(split):
     """Return 'train' or 'test', stably sorted by length: T×12 float64 arrays and labels 0 to 8."""
-    series, speakers = import_aeon_datasets().load_japanese_vowels(split=split)
+    datasets = import_optional('aeon.datasets', 'data/')
+    series, speakers = datasets.load_japanese_vowels(split=split)
     order = np.argsort([x.shape[1] for x in series], kind='stable')
     return [np.ascontiguousarray(series[i].T) for i in order], [int(speakers[i]) - 1 for i in order]
 

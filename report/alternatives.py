@@ -1,6 +1,6 @@
 """Train the base model further with what might do as well as AdvLSTM and ProxLSTM, or cost less.
 
-noise: AdvLSTM's loss with a random direction in place of r. Is it the direction that counts?
+noise: AdvLSTM's loss with a random direction in place of r. Does the direction matter?
 augmentation: the loss on two random copies of each sequence in place of F(v) + F(v + εr), with the
 crop and offset of companions/best_recipe. It takes two passes, too.
 annealed: ProxLSTM whose ε falls to 0 over the last third. It is used as a plain LSTM, without the
@@ -43,7 +43,7 @@ def augmented_loss(model, batch, state):
 
 
 def annealed_loss(model, batch, state):
-    """F of ProxLSTM, with ε in proportion to the share of epochs that is left once that is 1/3."""
+    """F of ProxLSTM, with ε decayed linearly to 0 over the last third of the epochs."""
     inputs, targets, lengths = batch
     epsilon = state.epsilon * min(1, 3 * state.left)
     logits = model(inputs, lengths, mode='ProxLSTM', epsilon=epsilon)

@@ -1,10 +1,10 @@
-"""Train and measure what the report is made of: everything but its text and figures (write.py).
+"""Train and measure everything the report shows; write.py writes its text and figures.
 
     python -m report.measure                     # all parts, about three hours on two cores
     python -m report.measure sweep uci           # or only some of them: the functions in PARTS
 
-Results are written to report/results/, checkpoints to checkpoints/report/, from where sweep, tune
-and others resume: delete that folder to start over. uci and inside need the sweep.
+Results are written to report/results/, checkpoints to checkpoints/report/, from which sweep, tune
+and shoulder resume; delete that folder to start over. uci, alternatives and inside need the sweep.
 """
 
 import argparse
@@ -20,16 +20,15 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 import training
 from Classifier import PLACEMENTS, LSTMClassifier
 from data import from_seglearn
-from load_data import (DEFAULT_PATH, EVALUATION_BATCH, UCI_PATH, load_data, sequences_of,
-                       targets_of)
+from load_data import DEFAULT_PATH, EVALUATION_BATCH, UCI_PATH, load_data, targets_of
 from ProxLSTM import ConjugateGradients
 from report.alternatives import ALTERNATIVES, fine_tune
-from report.analysis import LAST_WEIGHTS, TESTED_AS_LSTM
+from report.analysis import LAST_WEIGHTS, TESTED_AS_LSTM, UNCHANGED
 from support.checkpoints import load_checkpoint, write_json
 from support.options import AVERAGE_DECAY, CHOSEN_EPSILON, OPTIMIZER
 from support.pages import load_results
 from support.parallel import parallel_map, seeded
-from support.program import run_program
+from support.program import import_optional, run_program
 from support.sweep import Run
 from support.tuning import best_epsilon, fold_batches, stratified_folds
 
@@ -43,7 +42,7 @@ WIDE_SWEEP = ['--first-seed', '100', '--seeds', '16',
               '--adv-epsilons', '0.01', '0.1', '0.3', '1', '2', '5', '10', '30', '150',
               '--prox-epsilons', '0.1', '0.5', '1', '2', '5', '10', '30', '150',
               '--dropout', *(f'{place}=0.5' for place in DROPOUT), '--batch-norm', *PLACEMENTS]
-OTHER_EPSILONS = ['0.3', '1', '3', '10', '30']
+SHOULDER_EPSILONS = ['0.3', '1', '3', '10', '30']
 
 
 def run_training(output, name, *arguments):
@@ -83,13 +82,13 @@ def tune():
         write_results(name, run_training(OUTPUT, name, '--tune', name.removeprefix('tune_')))
 
 
-def others():
+def shoulder():
     """Train on the shoulder exercises, with epsilons chosen within the training subjects."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     from_seglearn.main(from_seglearn.get_args([str(OUTPUT)]))
     results = run_training(OUTPUT / 'shoulder_tune', 'results', '--epochs', '20', '--data',
-                           str(OUTPUT / 'shoulder_tune.mat'), '--adv-epsilons', *OTHER_EPSILONS,
-                           '--prox-epsilons', *OTHER_EPSILONS, '--dropout', '--batch-norm')
+                           str(OUTPUT / 'shoulder_tune.mat'), '--adv-epsilons', *SHOULDER_EPSILONS,
+                           '--prox-epsilons', *SHOULDER_EPSILONS, '--dropout', '--batch-norm')
     write_results('shoulder_tune', results)
     accuracies = {}
     for run in results['runs']:
@@ -128,7 +127,7 @@ def uci():
 
 
 def evaluate(run, path, train=False):
-    """Return the accuracy of the run saved at `path`; with `train`, train it from that base."""
+    """Return the accuracies of the saved `run`, or with `train` of `run` trained from that base."""
     checkpoint = load_checkpoint(path)
     if train:
         batches, _ = load_data(DEFAULT_PATH)
@@ -179,7 +178,7 @@ def inside():
 
 @torch.no_grad()
 def look_inside(path, batches):
-    """Return averages over all valid steps but each sequence's last, whose state is never read.
+    """Return averages over all valid steps except each sequence's last, whose state is never read.
 
     'moved' is ‖c − s‖/‖s‖, 'lambda_max' the largest eigenvalue of G Gᵀ, and 'iterations' those of
     the solver in PyTorch.
@@ -215,7 +214,7 @@ def look_inside(path, batches):
 
 
 MITIGATIONS = {
-    'as in training.py': {},
+    UNCHANGED: {},
     'gradient clipped by norm (1), not value': {'clip_norm': 1.0, 'clip_value': math.inf},
     'cosine schedule to 0': {'schedule': True}, 'weights averaged': {'averaged': True},
     'AMSGrad': {'amsgrad': True}, 'no weight decay': {'weight_decay': 0.0}}
@@ -270,7 +269,7 @@ def search():
     options = {'hidden_size': (25, 100), 'out_channels': (32, 128), 'kernel_size': (1, 5),
                'base_lr': (3e-4, 3e-3), 'base_weight_decay': (0, 1e-2), 'batch_size': (9, 54),
                'epochs': (50, 200)}
-    changes = {'as in training.py': {}}
+    changes = {UNCHANGED: {}}
     changes |= {f'{option.removeprefix("base_")} {value:g}': {option: value}
                 for option, values in options.items() for value in values}
     variants = [f'batch norm {place}' for place in PLACEMENTS]
@@ -287,9 +286,8 @@ def validate(name, change, fold, accuracy='test_accuracy'):
     args = argparse.Namespace(**{**vars(training.get_args([])), **change})
     run = Run('plain', seed=fold, variant=change.get('variant', ''), epochs=args.epochs)
     train_set, _ = load_data(DEFAULT_PATH)
-    sequences, labels = sequences_of(train_set), targets_of(train_set)
-    held_out = list(stratified_folds(labels, args.folds, args.repeats))[fold]
-    batches = fold_batches(sequences, labels, held_out, args.batch_size)
+    held_out = list(stratified_folds(targets_of(train_set), args.folds, args.repeats))[fold]
+    batches = fold_batches(train_set, held_out, args.batch_size)
     data = *batches, torch.zeros(held_out.sum(), dtype=bool)
     entry = training.train(run, args, data)['run']
     if entry['diverged'] is not None:
@@ -308,13 +306,13 @@ def averages():
 
 
 PARTS = {part.__name__: part for part in (tune, sweep, uci, alternatives, inside, spikes, search,
-                                          averages, others)}
+                                          averages, shoulder)}
 
 
 def main(args):
     parts = PARTS if 'all' in args.parts else args.parts
-    if 'others' in parts:
-        from_seglearn.load_recordings()  # fails now, not after hours
+    if 'shoulder' in parts:
+        import_optional('seglearn', 'shoulder')  # fails now, not after hours
     for name in parts:
         PARTS[name]()
 

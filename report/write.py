@@ -57,22 +57,22 @@ def effects_table(effects):
     header = ['', 'seeds', 'difference (points)', '95 % interval', 'p', 'p, corrected',
               'last weights (points)']
     return markdown_table(header, [
-        [bold(e.label, e.p_holm), len(e.difference), f'{e.mean:+.2f} ± {e.deviation:.2f}',
-         f'{e.low:+.2f} to {e.high:+.2f}', f'{e.p:.2g}', f'{e.p_holm:.2g}',
-         f'{e.last.mean:+.2f} ± {e.last.deviation:.2f}'] for e in effects])
+        [f'**{e.label}**' if e.p_holm < 0.05 else e.label, len(e.difference), difference_of(e),
+         f'{e.low:+.2f} to {e.high:+.2f}', f'{e.p:.2g}', f'{e.p_holm:.2g}', difference_of(e.last)]
+        for e in effects])
 
 
-def bold(label, p):
-    return f'**{label}**' if p < 0.05 else label
+def difference_of(effect):
+    return f'{effect.mean:+.2f} ± {effect.deviation:.2f}'
 
 
 def primary_table():
     header = ['', 'ε', 'seeds', 'difference (points)', '95 % interval', "Student's t: p, corrected",
               'signed rank: p, corrected', 'last weights (points)']
     return markdown_table(header, [
-        [mode, f'{e.setting.epsilon:g}', len(e.difference), f'{e.mean:+.2f} ± {e.deviation:.2f}',
+        [mode, f'{e.setting.epsilon:g}', len(e.difference), difference_of(e),
          f'{e.low:+.2f} to {e.high:+.2f}', f'{e.p_holm:.2g}', f'{e.p_rank_holm:.2g}',
-         f'{e.last.mean:+.2f} ± {e.last.deviation:.2f}'] for mode, e in primary_effects().items()])
+         difference_of(e.last)] for mode, e in primary_effects().items()])
 
 
 def alternatives_table():
@@ -132,7 +132,7 @@ def spike_table():
     header = ['base model, 300 epochs', 'seeds with a spike', 'spikes per seed',
               'largest loss after epoch 100, median', 'lowest accuracy after epoch 100 (%)',
               'last epoch (%)', 'difference (points)', 'p, corrected']
-    differences = {mitigation: [f'{e.mean:+.2f} ± {e.deviation:.2f}', f'{e.p_holm:.2g}']
+    differences = {mitigation: [difference_of(e), f'{e.p_holm:.2g}']
                    for mitigation, e in mitigation_effects().items()}
     return markdown_table(header, [
         [mitigation, f'{x.seeds} of {len(x.found)}', f'{np.mean([*map(len, x.found)]):.1f}',

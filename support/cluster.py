@@ -2,13 +2,13 @@
 
     pip install -r requirements.txt -r requirements-extra.txt                  # on every machine
     dask scheduler --host 127.0.0.1                                      # on one machine
-    dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2           # on each machine, per core
+    dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2           # on each, one per core
     python training.py --backend dask --scheduler tcp://127.0.0.1:8786   # results are written here
 
 The workers need the same requirements and no shared disk: modules, data and weights are sent to
 them. Epochs lost with a worker are retried elsewhere. `--resume`, the progress bar and the results
-table are those of a local run, and so are the numbers on machines of one kind. Anyone who can reach
-a Dask scheduler can run code on its workers: keep it on a private network.
+table are those of a local run, and so are the numbers on machines of the same kind. Anyone who can
+reach a Dask scheduler can run code on its workers: keep it on a private network.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import joblib
 
-from support.options import environment
-
-ROOT = Path(__file__).resolve().parents[1]
+from support.options import ROOT, environment
+from support.program import import_optional
+from support.sweep import describe_differences
 
 
 @contextlib.contextmanager
@@ -30,14 +30,9 @@ def cluster_workers(scheduler):
     Raises ValueError if Dask is not installed, if no scheduler answers, if it has no workers or,
     at the start, workers with another torch or solver, and OSError when the connection is lost.
     """
+    distributed = import_optional('distributed', '--backend dask')
     try:
-        from distributed import Client
-        from distributed.comm import CommClosedError
-    except ImportError:
-        raise ValueError('--backend dask needs the package distributed: '
-                         'python -m pip install -r requirements-extra.txt') from None
-    try:
-        client = Client(scheduler, timeout=5)
+        client = distributed.Client(scheduler, timeout=5)
     except (OSError, ValueError) as error:
         raise ValueError(f'--scheduler {scheduler}: no Dask scheduler answers there '
                          f'({error})') from error
@@ -49,20 +44,14 @@ def cluster_workers(scheduler):
                              f'dask worker {scheduler}') from None
         upload_modules(client)
         for theirs in client.run(environment).values():
-            if theirs != environment():
-                raise ValueError(f'--scheduler {scheduler}: a worker has '
-                                 f'{describe_environment(theirs)}, '
-                                 f'expected {describe_environment(environment())} as here, '
-                                 f'for the same numbers')
+            if differences := describe_differences(theirs, environment()):
+                raise ValueError(f'--scheduler {scheduler}: a worker has {differences}, so its '
+                                 f'numbers would differ')
         with joblib.parallel_config(backend='dask'):
             try:
                 yield
-            except CommClosedError as error:
+            except distributed.comm.CommClosedError as error:
                 raise OSError(f'--scheduler {scheduler}: the connection is lost') from error
-
-
-def describe_environment(found):
-    return f'torch {found["torch"]} and the solver {found["solver"]}'
 
 
 def upload_modules(client):

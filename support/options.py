@@ -172,7 +172,7 @@ def get_args(argv=None):
 
 
 def check_args(args, train_set):
-    """Raise ValueError for options that the data does not allow; say what the data changes."""
+    """Raise ValueError for options that the data does not allow; print what it changes."""
     if train_set[0].inputs.shape[2] == 1:
         print('The data has a single feature: its steps are not normalized, which would leave only '
               'their signs.')
@@ -234,10 +234,9 @@ def model_arguments(args, run, batches):
                  'output_size': 1 + max(batch.targets.max().item() for batch in batches),
                  'out_channels': args.out_channels, 'kernel_size': args.kernel_size,
                  'stride': args.stride, 'epsilon': run.epsilon if run.mode == 'ProxLSTM' else 0.0}
-    kind, *where = run.variant.rsplit(' ', 2 if run.variant.startswith('dropout') else 1)
-    if kind == 'dropout':
-        placement, p = where
+    if run.variant.startswith('dropout '):
+        _, placement, p = run.variant.split()
         arguments['dropout'] = {placement: float(p)}
-    elif kind == 'batch norm':
-        arguments['batch_norm'] = where
+    elif run.variant:
+        arguments['batch_norm'] = [run.variant.removeprefix('batch norm ')]
     return arguments

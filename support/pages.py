@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from support.checkpoints import write
+from support.program import import_optional
 
 
 def render(template_path, names):
@@ -12,11 +13,7 @@ def render(template_path, names):
 
     Raises ValueError if jinja2 is not installed, jinja2.UndefinedError for a name that is missing.
     """
-    try:
-        import jinja2
-    except ModuleNotFoundError:
-        raise ValueError(f'{template_path} needs the package jinja2: '
-                         'python -m pip install -r requirements-extra.txt') from None
+    jinja2 = import_optional('jinja2', template_path)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(Path(template_path).read_text(encoding='utf-8')).render(names)
 

@@ -39,7 +39,7 @@ def start_parallel(calls, jobs, return_as):
             tracker.ensure_running()  # starting it would unblock SIGINT
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return joblib.Parallel(max(-1, min(jobs, len(calls))) or 1, return_as=return_as)(calls)
+        return joblib.Parallel(min(jobs, len(calls)) or 1, return_as=return_as)(calls)
     finally:
         if on_posix:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -77,7 +77,7 @@ def local_workers():
 
 
 def prepare_worker(parent):
-    """Ignore Ctrl-C, where it is not held back, and exit with the parent process (kill -9)."""
+    """Ignore Ctrl-C where SIGINT could not be blocked; exit when the parent process has ended."""
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)

@@ -1,5 +1,6 @@
 """How every program of this repository starts, reports progress and ends."""
 
+import importlib
 import os
 import signal
 import sys
@@ -9,11 +10,21 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 
-def run_program(main, get_args):
-    """Call main(get_args()) and turn what goes wrong into one sentence on stderr and a status.
+def import_optional(module, user):
+    """Import a module of requirements-extra.txt. Raises ValueError if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f'{user} needs the package {error.name}: '
+                         'python -m pip install -r requirements-extra.txt') from None
 
-    ValueError and OSError, the errors of bad input, end with status 2, Ctrl-C with 130 and SIGTERM
-    with 143; the notes of an exception (`add_note`) follow its message. Worker processes are ended.
+
+def run_program(main, get_args):
+    """Call main(get_args()); turn errors into one line on stderr and an exit status.
+
+    ValueError and OSError, the errors of bad input, end with status 2, Ctrl-C with 130, a closed
+    output pipe with 141 and SIGTERM with 143; the notes of an exception (`add_note`) follow its
+    message. Worker processes are ended.
     """
     for number, name in ((1, 'stdout'), (2, 'stderr')):
         if getattr(sys, name) is None:  # closed by the caller, but worker processes inherit it
@@ -36,7 +47,7 @@ def run_program(main, get_args):
 
 
 class Interrupt(KeyboardInterrupt):
-    status = 130
+    """SIGINT or SIGTERM; `status` is 128 plus its number."""
 
 
 def interrupt(number, frame):

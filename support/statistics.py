@@ -10,8 +10,8 @@ from scipy.stats import ttest_1samp, wilcoxon
 class Effect:
     """The paired difference of two settings over seeds: mean, interval and p-value of Student's t.
 
-    `treatment` and `control` [seeds] are in per cent; a seed that is NaN in either (its run
-    diverged) is left out. `difference` holds the pairs; it and `mean`, `deviation` (standard),
+    `treatment` and `control` [seeds] are in per cent; seeds that are NaN in either are left out.
+    `difference` holds the pairs; it and `mean`, `deviation` (standard),
     `low`, `high` (95 % interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's
     signed-rank test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises
     ValueError with fewer than two pairs.

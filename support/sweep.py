@@ -11,7 +11,6 @@ import shlex
 import sys
 import threading
 from dataclasses import asdict, dataclass
-from typing import Optional
 
 import filelock
 import joblib
@@ -23,7 +22,7 @@ from support.parallel import local_workers, parallel_map, start_parallel
 from support.program import progress_bar
 
 SAVE_EVERY = 10   # epochs
-MAX_FAILURES = 3  # times that workers die before any run advances
+MAX_FAILURES = 3  # consecutive deaths of workers without any progress
 HISTORY = ('train_loss', 'train_accuracy', 'test_accuracy', 'unseen_accuracy',
            'averaged_test_accuracy', 'averaged_unseen_accuracy')
 
@@ -37,9 +36,9 @@ class Run:
     epsilon: float = 0.0
     seed: int = 0
     variant: str = ''             # section 6: 'dropout PLACE P' or 'batch norm PLACE'
-    fold: Optional[int] = None    # of cross-validation
+    fold: int | None = None       # of cross-validation
     epochs: int = 100
-    start: Optional['Run'] = None  # the run whose weights this one starts from
+    start: 'Run | None' = None    # the run whose weights this one starts from
 
     @property
     def name(self):
@@ -182,7 +181,7 @@ class Sweep:
         return start_parallel(calls, self.args.jobs, 'generator_unordered')
 
     def find_saved(self, run):
-        """Take up the checkpoint of `run` if there is one; set a damaged one aside.
+        """Read the entry of a saved run, if there is one; rename a damaged checkpoint.
 
         Raises ValueError if it was written with other settings, or for another run.
         """
@@ -238,11 +237,13 @@ class Sweep:
         saved = len(list(self.folder.glob('*.pt')))
         if not saved:
             return 'Nothing has been saved yet.'
+        saved = f'{saved} runs are saved in {self.folder}, up to their last checkpoint.'
+        if self.args.resume and '--resume' not in sys.argv:  # report.measure always resumes
+            return f'{saved} Resume with the same command.'
         arguments = [argument for argument in sys.argv if argument != '--resume']
         if self.args.dry_run and not any(a.startswith('--output-dir') for a in arguments):
             arguments += ['--output-dir', str(self.args.output_dir)]
-        return (f'{saved} runs are saved in {self.folder}, up to their last checkpoint. Resume '
-                f'with: {shlex.join(["python", *arguments, "--resume"])}')
+        return f'{saved} Resume with: {shlex.join(["python", *arguments, "--resume"])}'
 
 
 def new_entry(run, args):
@@ -264,7 +265,7 @@ def worker_deaths():
 
 
 def describe_differences(old, new):
-    """Return words for how two configurations differ; empty if they do not."""
+    """Describe how two configurations differ; '' if they are equal."""
     words = []
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):

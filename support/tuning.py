@@ -18,11 +18,11 @@ def tune(train, args, train_set):
     after the last epoch, by the averaged weights, None if the run diverged.
     """
     mode = MODES[args.tune]
-    sequences, labels = sequences_of(train_set), targets_of(train_set)
+    labels = targets_of(train_set)
     check_folds(args.folds, labels)
     folds = []
     for held_out in stratified_folds(labels, args.folds, args.repeats):
-        batches = fold_batches(sequences, labels, held_out, args.batch_size)
+        batches = fold_batches(train_set, held_out, args.batch_size)
         folds.append((*batches, ~seen_in_training(*batches)))
     with Sweep(train, lambda run: folds[run.fold], args,
                args.output_dir / 'checkpoints' / f'tune_{args.tune}') as sweep:
@@ -63,8 +63,9 @@ def stratified_folds(labels, folds, repeats):
             yield held_out
 
 
-def fold_batches(sequences, labels, held_out, batch_size):
-    """Return two lists of `Batch`: to train on, and those held out, in batches for evaluation."""
+def fold_batches(batches, held_out, batch_size):
+    """Split a list of `Batch` in two: to train on, and held out, in batches for evaluation."""
+    sequences, labels = sequences_of(batches), targets_of(batches)
     return [make_batches([sequences[i] for i in np.flatnonzero(part)], labels[part], size)
             for part, size in ((~held_out, batch_size), (held_out, EVALUATION_BATCH))]
 

@@ -15,7 +15,7 @@ from Classifier import LSTMClassifier
 from companions.amp.amp import project
 from companions.common.models import (AMP_SETTINGS, EPOCHS, amp_models, assignment_models,
                                       train_sequence_classifier)
-from load_data import DEFAULT_PATH, load_data, sequences_of, targets_of
+from load_data import DEFAULT_PATH, load_data, targets_of
 from support import options
 from support.checkpoints import write_json
 from support.figures import draw_band, markdown_table, mean_std, save_figure
@@ -68,8 +68,7 @@ def validate(args, fold, held_out):
     """Return each candidate's accuracy on the held-out training sequences, all from one base."""
     settings = options.get_args(['--device', args.device])
     batches, _ = load_data(DEFAULT_PATH)
-    batches, test = fold_batches(sequences_of(batches), targets_of(batches), held_out,
-                                 settings.batch_size)
+    batches, test = fold_batches(batches, held_out, settings.batch_size)
     unseen = torch.zeros(len(test[0].targets), dtype=torch.bool)
     run = Run('plain', seed=fold, epochs=args.epochs)
     base = train(run, settings, (batches, test[:1], unseen))

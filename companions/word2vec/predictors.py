@@ -109,7 +109,8 @@ def lowest_losses(centers, contexts):
     """Return the lowest possible losses on these windows, for each of PREDICTORS.
 
     They are the entropies of a word given the center and its position, or given the context. The
-    best joint softmax gives a position 1 / k of the probability that its own softmax gives: log k more.
+    best joint softmax gives a position 1 / k of the probability that its own softmax gives, so that
+    its loss is log k more.
     """
     groups = np.unique(np.sort(contexts, 1), axis=0, return_inverse=True)[1].ravel()
     loss = float(np.mean([conditional_entropy(centers, words) for words in contexts.T]))

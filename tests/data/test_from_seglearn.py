@@ -10,12 +10,12 @@ import pytest
 from data import from_seglearn
 from load_data import load_data, seen_in_training, sequences_of, targets_of
 
-pytest.importorskip('seglearn')
+load_watch = pytest.importorskip('seglearn.datasets').load_watch
 
 
 def test_a_file_is_parted_by_subject_and_its_classes_are_balanced(tmp_path, capsys):
     from_seglearn.main(from_seglearn.get_args([str(tmp_path)]))
-    recordings = from_seglearn.load_recordings()
+    recordings = load_watch()
     windows = {x.astype(np.float32).tobytes(): (subject, exercise)
                for recording, subject, exercise in zip(recordings['X'], recordings['subject'],
                                                        recordings['y'])

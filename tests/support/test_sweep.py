@@ -289,7 +289,8 @@ def test_a_full_disk_ends_with_one_sentence_and_keeps_what_was_complete(make_swe
     missing = tmp_path / 'checkpoints' / 'base_seed2.pt'
     assert str(error.value) == f'{missing}: could not be written (No space left on device)'
     note, = error.value.__notes__
-    assert note.startswith(f'2 runs are saved in {missing.parent}, up to') and 'Resume with:' in note
+    assert note.startswith(f'2 runs are saved in {missing.parent}, up to')
+    assert note.endswith('Resume with the same command.')
     assert files(tmp_path / 'checkpoints') == before
 
 

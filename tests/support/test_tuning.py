@@ -22,7 +22,7 @@ def test_folds_are_stratified_disjoint_and_cover_the_training_set(data):
     for repeat in (folds[:5], folds[5:]):
         held_out = []
         for fold in repeat:
-            train, test = fold_batches(sequences, labels, fold, 27)
+            train, test = fold_batches(data[0], fold, 27)
             trained, tested = ({x.tobytes() for x in sequences_of(part)} for part in (train, test))
             assert len(trained) == 216 and not trained & tested
             assert np.bincount(targets_of(test)).tolist() == [6] * 9

@@ -1,5 +1,6 @@
 """The numbers and pictures of this folder's page: python -m companions.pages best_recipe"""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,18 @@ def names():
             if (run['mode'], run['variant'], run['epochs']) == ('plain', '', 100)]
     leads, fresh = (compare_with_peers(peers['runs'], key)
                     for key in ('accuracy', 'fresh_accuracy'))
+
+    def in_standard_errors(peer):
+        """The lead in standard errors for overlapping training sets (Nadeau and Bengio, 2003)."""
+        e = leads[peer]
+        return f'{e.mean / (e.deviation * math.sqrt(1 / len(e.difference) + 370 / 270)):.1f}'
+
     return {'best': best, 'epochs': recipe_of(CHOSEN)['epochs'],
             'accuracy': mean_std([run['accuracy'] for run in best['runs']]),
             'seconds': np.median([run['seconds'] for run in best['runs']]), 'base': mean_std(base),
             'search': search_tables(tuned['runs']),
             'peers': peers_table(peers['runs']), 'padding': padding_table(peers['runs']),
-            'fcn': TRAINING['FCN'], 'comparisons': len(fresh),
-            'fcn_partitions': len(fresh['FCN'][0]),
-            'lead': lambda peer: f'{leads[peer][0].mean():.1f}',
-            'fresh_lead': lambda peer: f'{fresh[peer][0].mean():+.2f}'}
+            'networks': TRAINING, 'comparisons': len(leads),
+            'lead': lambda peer: f'{leads[peer].mean:.1f}',
+            'in_standard_errors': in_standard_errors,
+            'fresh_lead': lambda peer: f'{fresh[peer].mean:+.2f}'}

@@ -22,11 +22,12 @@ def test_comparisons_are_paired_by_partition_and_corrected():
                  'fit_seconds': 1.0, 'predict_seconds': 1.0}
                 for name, seeds in {'FCN': (1, 2), 'ResNet': (0, 1, 2)}.items() for seed in seeds]
     compared = compare_with_peers(records)
-    difference, p = compared['MiniRocket']
-    assert difference == pytest.approx((correct['best recipe'] - correct['MiniRocket']) / 3.7)
+    lead = compared['MiniRocket']
+    assert lead.difference == pytest.approx(
+        (correct['best recipe'] - correct['MiniRocket']) / 3.7, abs=1e-6)
     # On counts, whose ties are exact.
     raw = {peer: wilcoxon(correct['best recipe'] - correct[peer]).pvalue for peer in compared}
-    assert [p for _, p in compared.values()] == pytest.approx(holm(list(raw.values())))
-    assert (f'{difference.mean():+.2f} ± {difference.std(ddof=1):.2f}; 18 better, 2 equal, 4 worse'
+    assert [e.p_rank_holm for e in compared.values()] == pytest.approx(holm(list(raw.values())))
+    assert (f'{lead.mean:+.2f} ± {lead.deviation:.2f}; 18 better, 2 equal, 4 worse'
             in peers_table(records))
     assert '| ResNet | 91.0 ± 1.0 |  |  | 1.0 | 1.00 |' in peers_table(records)

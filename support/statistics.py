@@ -11,10 +11,10 @@ class Effect:
     """The paired difference of two settings over seeds: mean, interval and p-value of Student's t.
 
     `treatment` and `control` [seeds] are in per cent; seeds that are NaN in either are left out.
-    `difference` holds the pairs; it and `mean`, `deviation` (standard),
-    `low`, `high` (95 % interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's
-    signed-rank test. `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises
-    ValueError with fewer than two pairs.
+    `difference` holds the pairs; it and `mean`, `deviation` (standard), `low`, `high` (95 %
+    interval) are in percentage points. `p_rank` is the p-value of Wilcoxon's signed-rank test.
+    `p_holm` and `p_rank_holm` are None until `correct` sets them. Raises ValueError with fewer than
+    two pairs.
     """
 
     def __init__(self, label, treatment, control):

@@ -234,10 +234,10 @@ class Sweep:
         return run.epochs if entry['diverged'] is not None else len(entry['history']['train_loss'])
 
     def describe_saved(self):
-        saved = len(list(self.folder.glob('*.pt')))
-        if not saved:
+        count = len(list(self.folder.glob('*.pt')))
+        if not count:
             return 'Nothing has been saved yet.'
-        saved = f'{saved} runs are saved in {self.folder}, up to their last checkpoint.'
+        saved = f'{count} runs are saved in {self.folder}, up to their last checkpoint.'
         if self.args.resume and '--resume' not in sys.argv:  # report.measure always resumes
             return f'{saved} Resume with the same command.'
         arguments = [argument for argument in sys.argv if argument != '--resume']

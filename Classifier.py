@@ -53,7 +53,6 @@ class LSTMClassifier(nn.Module):
             if placement not in PLACEMENTS:
                 raise ValueError(f'placement is {placement!r}, expected one of '
                                  f'{", ".join(PLACEMENTS)}')
-        self.input_size = input_size
         self.kernel_size = kernel_size
         self.stride = stride
         self.conv = nn.Conv1d(input_size, out_channels, kernel_size, stride)
@@ -101,7 +100,7 @@ class LSTMClassifier(nn.Module):
         """
         self.check_arguments(input, lengths, r, mode, epsilon)
         lengths = lengths.to(input.device)
-        x = self.regularize('input', self.features(input), lengths)  # features() normalizes
+        x = self.regularize('input', self.normalize(input), lengths)
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)  # the convolution runs along T
         lengths = (lengths - self.kernel_size) // self.stride + 1
         x = F.relu(self.regularize('conv', x, lengths))
@@ -129,9 +128,9 @@ class LSTMClassifier(nn.Module):
         if lengths.device.type == 'cpu' and lengths.max() > input.shape[1]:
             raise ValueError(f'a sequence has {lengths.max()} steps, the input {input.shape[1]}')
 
-    def features(self, input):
-        """Return what the convolution reads: `input`, each step normalized to L2 norm 1."""
-        return F.normalize(input, dim=2) if self.input_size > 1 else input
+    def normalize(self, input):
+        """Divide each step by its L2 norm, unless it has a single feature."""
+        return F.normalize(input, dim=2) if input.shape[2] > 1 else input
 
     def last_output(self, v, lengths, epsilon, lstm=None):
         """Return the LSTM's output for v [B, T', C] at step lengths − 1: [B, hidden_size]."""

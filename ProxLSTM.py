@@ -307,17 +307,14 @@ class ProxLSTM(nn.LSTM):
                 c_n.append(c_all[last])
                 bounds.append(solver.bound)
             output = torch.cat(outputs, 2)
-        self.warn_if_ill_conditioned(max(bounds), full_dtype)
+        limit = CONDITION_LIMIT[full_dtype]
+        if max(bounds) > limit:
+            warnings.warn(f'ProxLSTM: 1 + ε‖G‖² is up to {max(bounds):.0e}, above {limit:.0e}, so '
+                          f'that results may be inaccurate; use a smaller epsilon or float64',
+                          RuntimeWarning)
         if autocast:
             dtype = torch.get_autocast_dtype(device.type)
         return output.to(dtype), (torch.stack(h_n).to(dtype), torch.stack(c_n).to(dtype))
-
-    def warn_if_ill_conditioned(self, bound, dtype):
-        limit = CONDITION_LIMIT[dtype]
-        if bound > limit:
-            warnings.warn(f'ProxLSTM: 1 + ε‖G‖² is up to {bound:.0e}, above {limit:.0e}, so that '
-                          f'results may be inaccurate; use a smaller epsilon or float64',
-                          RuntimeWarning, stacklevel=2)
 
     def extra_repr(self):
         return f'{super().extra_repr()}, epsilon={self.epsilon}'

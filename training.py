@@ -27,8 +27,8 @@ from Classifier import LSTMClassifier
 from load_data import EVALUATION_BATCH, Batch, load_data, seen_in_training
 from support.checkpoints import restore_training_state, training_state, write_json
 from support.figures import plot_runs, results_table
-from support.options import (check_args, chosen_epsilon, config_of, epochs_by_epsilon, finish_args,
-                             get_args, hyperparameters, model_arguments, variants)
+from support.options import (check_args, chosen_epsilon, config_of, epochs_by_epsilon, get_args,
+                             hyperparameters, model_arguments, prepare_output_dir, variants)
 from support.parallel import seeded
 from support.program import run_program
 from support.sweep import HISTORY, Run, Sweep, new_entry
@@ -44,11 +44,6 @@ def compute_perturbation(loss, model):
     (Miyato, Dai and Goodfellow, arXiv:1605.07725.)
     """
     g, = torch.autograd.grad(loss, model.v, retain_graph=True)
-    return normalize_per_sequence(g)
-
-
-def normalize_per_sequence(g):
-    """Divide each sequence of g [B, T, C] by its L2 norm over steps and channels; keep zeros."""
     peak = g.abs().amax(dim=(1, 2), keepdim=True)
     g = g / peak  # first, because the squares of a confident prediction's gradient underflow
     r = g / torch.linalg.vector_norm(g, dim=(1, 2), keepdim=True)
@@ -173,7 +168,7 @@ def train(run, args, data, start=None, saved=None, epochs=None):
 def main(args):
     train_set, test_set = load_data(args.data, args.batch_size, args.kernel_size, EVALUATION_BATCH)
     check_args(args, train_set)
-    finish_args(args, 'training')
+    prepare_output_dir(args, 'training')
     if args.tune:
         return tune(train, args, train_set)
 

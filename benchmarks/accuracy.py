@@ -22,12 +22,13 @@ import torch
 from scipy.interpolate import make_interp_spline
 
 from benchmarks import networks
-from companions.best_recipe.peers import PADDINGS, RECIPE, ROCKETS, padding_table, peers_table
+from companions.best_recipe.peers import (PADDINGS, RECIPE, ROCKETS, TRAINING, padding_table,
+                                         peers_table)
 from companions.best_recipe.recipe import BestClassifier, probabilities
 from companions.common.models import best_recipe_config, train_best_recipe
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import hash_file, write_json
-from support.options import add_run_arguments, finish_args, number_type
+from support.options import add_run_arguments, number_type, prepare_output_dir
 from support.parallel import parallel_map
 from support.program import import_optional, run_program
 from support.sweep import load_or_train
@@ -87,7 +88,7 @@ def fit_recipe(sequences, labels, part, changes, load_or_fit):
 
 def fit_network(name, sequences, labels, part, changes, load_or_fit):
     x = networks.resample(sequences, max(map(len, sequences)))
-    settings = networks.TRAINING[name] | changes
+    settings = TRAINING[name] | changes
     config = {**settings, 'torch': torch.__version__, 'data_sha256': hash_file(UCI_PATH)}
     checkpoint = load_or_fit(name.lower(), config, partial(networks.fit, **settings), name,
                              x[part], torch.tensor(labels[part]))
@@ -134,7 +135,7 @@ def get_args(argv=None):
 
 def main(args):
     aeon = import_optional('aeon', 'benchmarks.accuracy')
-    finish_args(args, 'accuracy')
+    prepare_output_dir(args, 'accuracy')
     train, test = load_data(UCI_PATH)
     sequences = sequences_of(train) + sequences_of(test)
     labels = np.concatenate([targets_of(train), targets_of(test)])

@@ -1,6 +1,6 @@
 """FCN and ResNet for time series (Wang, Yan and Oates, arXiv:1611.06455), in PyTorch.
 
-    checkpoint = fit('FCN', resample(sequences, 29), labels, seed=0, **TRAINING['FCN'])
+    checkpoint = fit('FCN', resample(sequences, 29), labels, seed=0, epochs=2000, batch_size=16)
 
 Trained as in the comparison of Fawaz et al. (arXiv:1809.04356): the sequences are resampled to one
 length by cubic splines, the learning rate is halved when the training loss stops falling, and the
@@ -63,7 +63,6 @@ def resnet(features, classes):
 
 
 NETWORKS = {'FCN': fcn, 'ResNet': resnet}
-TRAINING = {'FCN': {'epochs': 2000, 'batch_size': 16}, 'ResNet': {'epochs': 1500, 'batch_size': 64}}
 
 
 def resample(sequences, length):

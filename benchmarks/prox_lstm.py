@@ -10,7 +10,7 @@ layer once (ProxLSTMCell only in the first two if H·T >= 1000), on the same wei
 its ratio is that repetition's. The weights are nn.LSTM's at initialization, scaled so that the
 largest λ_max(G Gᵀ) of the sequence is 1, or those of a checkpoint, which are measured on a
 minibatch of the default data with the epsilon of their training. The error is the largest relative
-error ‖g − g*‖ / ‖g*‖ of a gradient, g* being ProxLSTMCell's in float64. "kept" is what autograd
+error ‖g − g*‖ / ‖g*‖ of a gradient, g* being ProxLSTMCell's in float64. "saved" is what autograd
 keeps for the backward pass, in units of T·B·(H + D) floats.
 """
 
@@ -31,7 +31,7 @@ from Classifier import LSTMClassifier
 from load_data import load_data
 from ProxLSTM import Cholesky, ProxLSTM, ProxLSTMCell, describe_solver, make_solver
 from support.figures import save_figure
-from support.options import add_device_argument, positive, positive_int
+from support.options import ROOT, add_device_argument, positive, positive_int
 from support.program import run_program
 
 SIZES = [(64, 50, 14), (64, 512, 14), (512, 512, 14), (64, 50, 200)]
@@ -118,7 +118,7 @@ def seconds(step, module, input, weight):
     return time.perf_counter() - start
 
 
-def kept_floats(module, input):
+def saved_floats(module, input):
     """Count the floats that autograd holds after a forward pass, without parameters and input."""
     input = input.clone().requires_grad_()
     own = {x.untyped_storage().data_ptr() for x in (input, *module.parameters())}
@@ -165,8 +165,8 @@ def measure(lstm, input, epsilon, repetitions, cells=True):
         for name, (step, module, _) in steps.items():
             errors[name] = max(((a - b).norm() / b.norm()).item()
                                for a, b in zip(step(module, input, weight), exact))
-    kept = kept_floats(layer, input) / (T * B * (H + D))
-    return {name: (ratios[name], errors.get(name)) for name in steps}, kept
+    saved = saved_floats(layer, input) / (T * B * (H + D))
+    return {name: (ratios[name], errors.get(name)) for name in steps}, saved
 
 
 def draw(path, epsilon, device, repetitions):
@@ -213,7 +213,8 @@ def get_args(argv=None):
     add_device_argument(parser)
     parser.add_argument('--figure', action=argparse.BooleanOptionalAction, default=True,
                         help='draw prox_lstm.png')
-    parser.add_argument('--output-dir', type=Path, default=Path('plots'), help='of the figure')
+    parser.add_argument('--output-dir', type=Path, default=ROOT,
+                        help='the figure is written to plots/ there')
     return parser.parse_args(argv)
 
 
@@ -225,22 +226,22 @@ def main(args):
           f'{torch.__version__}, Python {platform.python_version()}; '
           f'B = {BATCH}, {args.repetitions} repetitions, {describe_solver()}\n')
     print('| D, H, T | weights | ε | native | PyTorch | ProxLSTMCell | error, native '
-          '| error, PyTorch | kept |\n|---|---|---|---|---|---|---|---|---|')
+          '| error, PyTorch | saved |\n|---|---|---|---|---|---|---|---|---|')
     cases = [('scaled', *scaled_lstm(*size, args.device), args.epsilon) for size in args.sizes]
     cases += [('trained', *trained_lstm(path, args.device)) for path in args.checkpoint]
     for weights, lstm, input, epsilon in cases:
-        results, kept = measure(lstm, input, epsilon, args.repetitions)
+        results, saved = measure(lstm, input, epsilon, args.repetitions)
         layers = 'native', 'PyTorch', 'ProxLSTMCell'
         ratios = {name: f'{statistics.median(r):.1f} ({min(r):.1f} – {max(r):.1f})'
                   for name, (r, _) in results.items()}
         errors = {name: f'{error:.0e}' for name, (_, error) in results.items()}
         cells = [f'{input.shape[2]}, {lstm.hidden_size}, {len(input)}', weights, f'{epsilon:g}',
                  *(ratios.get(name, '') for name in layers),
-                 *(errors.get(name, '') for name in layers[:2]), f'{kept:.1f}']
+                 *(errors.get(name, '') for name in layers[:2]), f'{saved:.1f}']
         print(f'| {" | ".join(cells)} |', flush=True)
     if args.figure:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        path = args.output_dir / 'prox_lstm.png'
+        path = args.output_dir / 'plots' / 'prox_lstm.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
         draw(path, args.epsilon, args.device, args.repetitions)
         print(f'\nWritten to {path}')
 

@@ -26,7 +26,8 @@ def noise_loss(model, batch, state):
     inputs, targets, lengths = batch
     loss = F.cross_entropy(model(inputs, lengths), targets)
     r = training.compute_perturbation(loss, model)
-    u = training.normalize_per_sequence(torch.randn_like(r) * (r != 0))
+    noise = torch.randn_like(r) * (r != 0)
+    u = training.compute_perturbation((noise * model.v).sum(), model)  # noise is the gradient
     perturbed = model(inputs, lengths, r=state.epsilon * u, mode='AdvLSTM')
     return loss + F.cross_entropy(perturbed, targets)
 

@@ -197,7 +197,7 @@ def mitigation_effects():
                     for mitigation, x in spikes().items() if mitigation != UNCHANGED])
 
 
-def spike_stretch():
+def step_growth_at_spikes():
     """Return how many times as far as usual the weights move as a spike of the base model begins.
 
     The median over spikes; usual is the median of the 20 epochs before.

@@ -171,13 +171,13 @@ def evaluate_alternative(run, path):
 def inside():
     """Measure what the proximal step does to the states of the sweep's ProxLSTM models."""
     train_set, _ = load_data(DEFAULT_PATH, EVALUATION_BATCH)
-    measure('inside', look_inside, [{'path': path, 'batches': train_set}
+    measure('inside', measure_proximal_steps, [{'path': path, 'batches': train_set}
                                     for run, path in sweep_checkpoints().items()
                                     if run.mode == 'ProxLSTM' and not run.variant])
 
 
 @torch.no_grad()
-def look_inside(path, batches):
+def measure_proximal_steps(path, batches):
     """Return averages over all valid steps except each sequence's last, whose state is never read.
 
     'moved' is ‖c − s‖/‖s‖, 'lambda_max' the largest eigenvalue of G Gᵀ, and 'iterations' those of

@@ -1,7 +1,6 @@
 """Write the report, README.md, and its figures from page.md and results/ (see measure.py).
 
-    python -m report.write                   # the page and its figures
-    python -m report.write --check           # status 2 if the page does not match the results
+    python -m report.write
 """
 
 import argparse
@@ -11,22 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from report.analysis import (LAST_WEIGHTS, TESTED_AS_LSTM, UNCHANGED, Setting, accuracy,
-                             alternative_effects, column, mitigation_effects, group, load,
-                             placement_effects, primary_effects, secondary_effects, spike_stretch,
-                             spikes, sweep_effects, sweep_settings, variants)
+                             alternative_effects, column, group, load, mitigation_effects,
+                             placement_effects, primary_effects, secondary_effects, spikes,
+                             step_growth_at_spikes, sweep_effects, sweep_settings, variants)
 from report.figures import write_figures
-from support.figures import markdown_table, mean_std, results_table
+from support.figures import markdown_table, mean_std, plus_minus, results_table
 from support.options import CHOSEN_EPSILON
-from support.pages import load_results, render, write_page
+from support.pages import load_results, write_page
 from support.program import run_program
 from support.tuning import paired_difference, tuning_table
 
 FOLDER = Path(__file__).parent
 BEST_RECIPE = FOLDER.parent / 'companions' / 'best_recipe' / 'results' / 'best.json'
-
-
-def plus_minus(values, decimals=1):
-    return f'{values.mean():.{decimals}f} ± {values.std(ddof=1):.{decimals}f}'
 
 
 def accuracy_table(settings):
@@ -63,7 +58,7 @@ def effects_table(effects):
 
 
 def difference_of(effect):
-    return f'{effect.mean:+.2f} ± {effect.deviation:.2f}'
+    return plus_minus(effect.difference, 2, '+')
 
 
 def primary_table():
@@ -166,7 +161,7 @@ def names():
         'largest_ratio': max(e.last.deviation / e.deviation for e in sweep_effects('ProxLSTM')),
         'at_200': {mitigation: 100 * np.mean([run['accuracy'][199] for run in x.runs])
                    for mitigation, x in spikes().items()},
-        'mitigations': mitigation_effects(), 'spikes': spikes(), 'stretch': spike_stretch(),
+        'mitigations': mitigation_effects(), 'spikes': spikes(), 'stretch': step_growth_at_spikes(),
         'overlap': mean_difference(accuracy(plain, 'test'), accuracy(plain, 'unseen')),
         'best_epoch': mean_std(as_fractions(best_epoch)),
         'best_epoch_gain': mean_difference(best_epoch, accuracy(plain, 'test', averaged=False)),
@@ -177,16 +172,12 @@ def names():
 
 
 def main(args):
-    if not args.check:
-        write_page(FOLDER, names())
-        write_figures(FOLDER)
-    elif (FOLDER / 'README.md').read_text(encoding='utf-8') != render(FOLDER / 'page.md', names()):
-        raise ValueError('report/README.md does not match results/: run python -m report.write')
+    write_page(FOLDER, names())
+    write_figures(FOLDER)
 
 
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description='Write report/README.md and its figures.')
-    parser.add_argument('--check', action='store_true', help='fail if the page would change')
     return parser.parse_args(argv)
 
 

@@ -69,7 +69,8 @@ def plot_accuracy(path, title, panels):
             if y.size:
                 ax.plot(np.arange(1, y.shape[1] + 1), own[name][label].T, color=style['color'],
                         linewidth=0.5, alpha=min(0.4, 4 / len(y)))
-                draw_band(ax, y, label, style, band=False)
+                ax.plot(np.arange(1, y.shape[1] + 1), y.mean(0), linewidth=1.5, label=label,
+                        **style)
                 ends.append((y.mean(0)[-1], y.shape[1], style['color']))
         label_ends(ax, ends, (100 - floor) / 14)
         ax.grid(alpha=0.3)
@@ -100,11 +101,11 @@ def accuracy_curves(runs, key):
     return 100 * np.array([run['history'][key] for run in runs if run['diverged'] is None])
 
 
-def draw_band(ax, y, label, style, band=True):
-    """Draw the mean of y [seeds, epochs] and, if `band`, one standard deviation around it."""
+def draw_band(ax, y, label, style):
+    """Draw the mean of y [seeds, epochs] and one standard deviation around it."""
     epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
     ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
-    if band and len(y) > 1:
+    if len(y) > 1:
         deviation = y.std(0, ddof=1)
         ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100),
                         color=style['color'], alpha=0.2, linewidth=0)
@@ -138,7 +139,7 @@ def plot_tuning(path, mode, records):
 
 
 def results_table(runs):
-    """Return a Markdown table of last-epoch accuracy, and its paired difference to the control.
+    """Return a Markdown table of last-epoch accuracy, and its paired difference from the control.
 
     The control is the run at ε = 0 after as many epochs, seed by seed; its difference is that of
     the averaged weights, which a loss spike hardly affects. Diverged runs are counted, but take
@@ -183,11 +184,13 @@ def mean_std(values, sign='', of=None):
 
     `of` is the number of runs of which these did not diverge; the others are counted.
     """
-    words = []
-    if len(values):
-        values = 100 * np.array(values)
-        deviation = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
-        words.append(f'{values.mean():{sign}.1f}{deviation}')
+    words = [plus_minus(100 * np.array(values), sign=sign)] if len(values) else []
     if of and len(values) < of:
         words.append(f'{of - len(values)} of {of} diverged')
     return ', '.join(words)
+
+
+def plus_minus(values, decimals=1, sign=''):
+    """Format mean ± standard deviation, of a single value the mean alone."""
+    deviation = f' ± {np.std(values, ddof=1):.{decimals}f}' if len(values) > 1 else ''
+    return f'{np.mean(values):{sign}.{decimals}f}{deviation}'

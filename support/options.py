@@ -24,7 +24,7 @@ OPTIMIZER = {'plain': {'lr': 1e-3, 'weight_decay': 1e-3},
              'ProxLSTM': {'lr': 1e-3, 'weight_decay': 1e-3}}
 AVERAGE_DECAY = 0.99  # per minibatch, by cross-validation, see report/README.md
 PREFIX = {'plain': 'base', 'AdvLSTM': 'adv', 'ProxLSTM': 'prox'}  # of options and checkpoints
-MODES = {prefix: mode for mode, prefix in PREFIX.items()}
+MODE_OF_PREFIX = {prefix: mode for mode, prefix in PREFIX.items()}
 
 
 def number_type(kind, low, high, expected):
@@ -80,7 +80,7 @@ def add_device_argument(parser):
     parser.add_argument('--device', type=device_name, default='cpu', help='cpu, cuda, …')
 
 
-def finish_args(args, name):
+def prepare_output_dir(args, name):
     """Set `args.output_dir` if it was not given, and create its folders plots/ and checkpoints/.
 
     Raises OSError with one sentence if they cannot be created.
@@ -159,7 +159,8 @@ def get_args(argv=None):
     if args.dry_run:
         args.epochs = 2
     if args.tune:  # epsilon 0 is the control of all others
-        args.grid = sorted({0.0, *map(float, getattr(args, 'grid', TUNING_GRID[MODES[args.tune]]))})
+        grid = getattr(args, 'grid', TUNING_GRID[MODE_OF_PREFIX[args.tune]])
+        args.grid = sorted({0.0, *map(float, grid)})
     elif 'grid' in args:
         parser.error('argument --grid: only with --tune')
     if (args.backend == 'dask') != ('scheduler' in args):

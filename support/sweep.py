@@ -7,7 +7,6 @@ costs those epochs only. The caller alone writes files, one checkpoint for each 
 
 import contextlib
 import json
-import shlex
 import sys
 import threading
 from dataclasses import asdict, dataclass
@@ -154,31 +153,21 @@ class Sweep:
         return [self.entries[run] for run in runs]
 
     def train_round(self, runs, bar):
-        """Train every run for `SAVE_EVERY` epochs, and save it."""
-        for run, checkpoint in self.advance(runs):
+        """Train every run for `SAVE_EVERY` epochs, the slowest first, and save it."""
+        def cost(run):
+            return run.mode == 'ProxLSTM' and run.epsilon > 0, run.mode == 'AdvLSTM'
+
+        calls = [joblib.delayed(advance)(self.train_one, run, self.args, self.data(run),
+                                         self.load(run.start) if run.start else None,
+                                         self.load(run) if run in self.entries else None)
+                 for run in sorted(runs, key=cost, reverse=True)]
+        for run, checkpoint in start_parallel(calls, self.args.jobs, 'generator_unordered'):
             before = self.epochs_done(run)
             self.save(run, checkpoint)
             bar.update(self.epochs_done(run) - before)
             if (epoch := checkpoint['run']['diverged']) is not None:
                 bar.write(f'{run}: the loss was not finite in epoch {epoch}; this run ends there',
                           file=sys.stderr)
-
-    def advance(self, runs):
-        """Train every run for `SAVE_EVERY` epochs, the longest first; yield (run, checkpoint)."""
-        def cost(run):  # of an epoch
-            if run.mode == 'ProxLSTM' and run.epsilon:
-                return 10
-            return 2 if run.mode == 'AdvLSTM' else 1
-
-        def saved(run):
-            with contextlib.suppress(OSError):  # a file that is gone costs its run only
-                return self.load(run) if run in self.entries else None
-
-        advance = joblib.delayed(advance_one)
-        calls = [advance(self.train_one, run, self.args, self.data(run),
-                         self.load(run.start) if run.start else None, saved(run))
-                 for run in sorted(runs, key=cost, reverse=True)]
-        return start_parallel(calls, self.args.jobs, 'generator_unordered')
 
     def find_saved(self, run):
         """Read the entry of a saved run, if there is one; rename a damaged checkpoint.
@@ -237,13 +226,9 @@ class Sweep:
         count = len(list(self.folder.glob('*.pt')))
         if not count:
             return 'Nothing has been saved yet.'
-        saved = f'{count} runs are saved in {self.folder}, up to their last checkpoint.'
-        if self.args.resume and '--resume' not in sys.argv:  # report.measure always resumes
-            return f'{saved} Resume with the same command.'
-        arguments = [argument for argument in sys.argv if argument != '--resume']
-        if self.args.dry_run and not any(a.startswith('--output-dir') for a in arguments):
-            arguments += ['--output-dir', str(self.args.output_dir)]
-        return f'{saved} Resume with: {shlex.join(["python", *arguments, "--resume"])}'
+        command = 'the same command' if self.args.resume else 'the same command and --resume'
+        return (f'{count} runs are saved in {self.folder}, up to their last checkpoint. Resume '
+                f'with {command}.')
 
 
 def new_entry(run, args):
@@ -253,7 +238,7 @@ def new_entry(run, args):
             'history': {key: [] for key in HISTORY}, 'diverged': None, 'seconds': 0.0}
 
 
-def advance_one(train, run, args, data, start, saved):
+def advance(train, run, args, data, start, saved):
     with one_at_a_time:
         return run, train(run, args, data, start, saved, SAVE_EVERY)
 

@@ -7,7 +7,7 @@ import numpy as np
 from load_data import EVALUATION_BATCH, make_batches, seen_in_training, sequences_of, targets_of
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, plot_tuning
-from support.options import MODES, config_of
+from support.options import MODE_OF_PREFIX, config_of
 from support.sweep import Run, Sweep
 
 
@@ -17,7 +17,7 @@ def tune(train, args, train_set):
     Every fold trains a base model of its own. A record is the accuracy of one fold and epsilon
     after the last epoch, by the averaged weights, None if the run diverged.
     """
-    mode = MODES[args.tune]
+    mode = MODE_OF_PREFIX[args.tune]
     labels = targets_of(train_set)
     check_folds(args.folds, labels)
     folds = []

@@ -19,7 +19,7 @@ from companions.amp.amp import AMP
 from companions.common import images
 from support import options
 from support.checkpoints import write_json
-from support.figures import draw_band, markdown_table, mean_std, save_figure
+from support.figures import markdown_table, mean_std, save_figure
 from support.parallel import parallel_map
 from support.program import run_program
 from support.statistics import Effect, correct, format_p
@@ -218,10 +218,9 @@ def plot_comparison(path, records):
     for column, group in zip(axes.T, GROUPS):
         for steps, name in METHODS.items():
             found = results_of(records, *group, steps)
-            style = {'color': '0.3' if steps == 0 else f'C{steps - 1}',
-                     'linestyle': '--' if steps == 0 else '-'}
-            draw_band(column[0], 100 * found['test_accuracy'], name, style, band=False)
-            draw_band(column[1], found['train_loss'], name, style, band=False)
+            style = f'C{steps - 1}-' if steps else 'k--'
+            for ax, y in zip(column, (100 * found['test_accuracy'], found['train_loss'])):
+                ax.plot(np.arange(1, y.shape[1] + 1), y.mean(0), style, label=name)
         column[0].set_title(f'labels {group[0]}, {group[1]}')
         column[1].set_xlabel('epoch')
     last = [100 * r['test_accuracy'][-1] for r in records]
@@ -241,12 +240,7 @@ def get_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_run_arguments(parser, seeds=10)
     options.add_device_argument(parser)
-    parser.set_defaults(source=('digits', None))  # arguments of images.load
-    group = parser.add_mutually_exclusive_group()
-    for option, name in (('--cifar10', 'CIFAR-10'), ('--gtsrb', 'GTSRB')):
-        group.add_argument(option, metavar='DIR', dest='source', default=argparse.SUPPRESS,
-                           type=lambda folder, name=name: (name, folder),
-                           help=f'folder of {name}, to use instead of digits')
+    images.add_data_arguments(parser, 'CIFAR-10', 'GTSRB')
     parser.add_argument('--model', choices=('mlp', 'cnn'), default='mlp',
                         help='one hidden layer, or the convolutional network of common/images.py')
     parser.add_argument('--width', type=options.positive_int, default=64,
@@ -266,7 +260,7 @@ def get_args(argv=None):
 
 
 def main(args):
-    options.finish_args(args, 'amp_images')
+    options.prepare_output_dir(args, 'amp_images')
     data = images.load(*args.source)
     header = {'data': data.name, **{key: getattr(args, key) for key in (
         'model', 'width', 'per_class', 'epochs', 'batch_size', 'folds', 'tuning_sets', 'device')}}

@@ -104,7 +104,7 @@ def results_of(records, method):
 
 
 def comparison_table(records):
-    """Return Markdown: accuracies, their differences to plain training, and the losses."""
+    """Return Markdown: accuracies, their differences from plain training, and the losses."""
     results = {method: results_of(records, method) for method in METHODS}
     header = ['method']
     for name in COLUMNS.values():
@@ -179,7 +179,7 @@ def get_args(argv=None):
 
 
 def main(args):
-    options.finish_args(args, 'amp_sequences')
+    options.prepare_output_dir(args, 'amp_sequences')
     plots = args.output_dir / 'plots'
     if args.tune:
         records, table = tune(args), tuning_table

@@ -21,7 +21,7 @@ from companions.common.models import (EPOCHS, NOISE, NOISY, WITH_NOISE, amp_mode
 from load_data import EVALUATION_BATCH, UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import finish_args
+from support.options import prepare_output_dir
 from support.pages import load_results
 from support.parallel import parallel_map
 from support.program import run_program
@@ -97,7 +97,7 @@ def get_args(argv=None):
 
 
 def main(args):
-    finish_args(args, 'attacks_certified')
+    prepare_output_dir(args, 'attacks_certified')
     plots = args.output_dir / 'plots'
     try:
         attacked = load_results(plots / 'attacks_sequences.json')['runs']

@@ -9,7 +9,6 @@ its target again at every step. 'iterated, fixed target' is not the assignment's
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +18,8 @@ from companions.attacks.attacks import few_pixels, fgsm, iterated, noise, norms,
 from companions.common import images
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import (add_device_argument, add_run_arguments, finish_args,
-                             positive_int)
+from support.options import (add_device_argument, add_run_arguments, positive_int,
+                             prepare_output_dir)
 from support.parallel import one_thread, parallel_map
 from support.program import run_program
 
@@ -228,8 +227,7 @@ def get_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_run_arguments(parser)
     add_device_argument(parser)
-    parser.add_argument('--cifar10', type=Path, metavar='DIR', default=argparse.SUPPRESS,
-                        help="CIFAR-10's binary version (default: the digits)")
+    images.add_data_arguments(parser, 'CIFAR-10')
     parser.add_argument('--epochs', type=positive_int, default=20, help='of training')
     parser.add_argument('--width', type=positive_int, default=16, help='of the first layer')
     args = parser.parse_args(argv)
@@ -239,10 +237,9 @@ def get_args(argv=None):
 
 
 def main(args):
-    finish_args(args, 'attacks_images')
-    source = ('CIFAR-10', args.cifar10) if 'cifar10' in args else ('digits', None)
-    data = images.load(*source)
-    tasks = [{'source': source, 'seed': seed, 'epochs': args.epochs, 'width': args.width,
+    prepare_output_dir(args, 'attacks_images')
+    data = images.load(*args.source)
+    tasks = [{'source': args.source, 'seed': seed, 'epochs': args.epochs, 'width': args.width,
               'count': 30 if args.dry_run else 1000, 'device': args.device}
              for seed in range(args.seeds)]
     records, models, training = zip(*parallel_map(train_and_attack, tasks, args.jobs, 'images'))

@@ -25,7 +25,7 @@ from companions.common.models import (EPOCHS, MODELS, NOISY, WITH_NOISE, amp_mod
 from load_data import EVALUATION_BATCH, UCI_PATH, load_data
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import add_device_argument, add_run_arguments, finish_args
+from support.options import add_device_argument, add_run_arguments, prepare_output_dir
 from support.parallel import parallel_map
 from support.program import run_program
 from support.statistics import Effect, correct, format_p
@@ -56,7 +56,7 @@ def load_classifier(name, checkpoint, attacked, device='cpu'):
     classify = partial(model, mode=mode, epsilon=epsilon) if mode == 'ProxLSTM' else model
     if attacked == 'raw':
         return classify, lambda x: x
-    prepare, model.features = model.features, lambda x: x
+    prepare, model.normalize = model.normalize, lambda x: x
     return classify, prepare
 
 
@@ -231,7 +231,7 @@ def get_args(argv=None, description='Attacks on the sequence classifiers.'):
 
 
 def main(args):
-    finish_args(args, 'attacks_sequences')
+    prepare_output_dir(args, 'attacks_sequences')
     epochs, effort = (2, DRY_RUN_EFFORT) if args.dry_run else (EPOCHS, EFFORT)
     models = assignment_models(args, epochs=epochs)
     models |= amp_models(args, models, epochs=epochs) | best_recipe_models(args)

@@ -17,7 +17,7 @@ from companions.common.models import best_recipe_models
 from load_data import UCI_PATH, load_data, sequences_of, targets_of
 from support.checkpoints import write_json
 from support.figures import markdown_table, mean_std
-from support.options import add_run_arguments, finish_args, fold_count, positive_int
+from support.options import add_run_arguments, fold_count, positive_int, prepare_output_dir
 from support.parallel import parallel_map
 from support.program import run_program
 from support.tuning import check_folds, paired_difference, stratified_folds
@@ -115,7 +115,7 @@ def validate(sequences, labels, ingredients, settings, held_out):
 
 
 def search_tables(records):
-    """Return {step: Markdown}: each recipe's accuracy, and its difference to the one it changes."""
+    """Return {step: Markdown}: accuracies, and differences from the recipe that each one changes."""
     results = {}
     for r in records:
         recipes = results.setdefault(r['step'], {})
@@ -156,7 +156,7 @@ def main(args):
     train, test = load_data(args.data, kernel_size=KERNEL_SIZE)
     if args.tune:
         check_folds(args.folds, targets_of(train))
-    finish_args(args, 'best_recipe')
+    prepare_output_dir(args, 'best_recipe')
     if args.tune:
         chosen, results = search(sequences_of(train), targets_of(train), args)
         records = [{'step': step, 'ingredients': ingredients, 'fold': k, 'accuracy': value}

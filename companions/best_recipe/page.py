@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.networks import TRAINING
 from companions.best_recipe.experiment import search_tables
-from companions.best_recipe.peers import compare_with_peers, padding_table, peers_table
+from companions.best_recipe.peers import TRAINING, compare_with_peers, padding_table, peers_table
 from companions.best_recipe.recipe import CHOSEN, recipe_of
 from support.figures import mean_std
 from support.options import ROOT

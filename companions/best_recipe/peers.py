@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from support.figures import markdown_table, mean_std
+from support.figures import markdown_table, mean_std, plus_minus
 from support.statistics import Effect, correct
 
 RECIPE = 'best recipe'
 ROCKETS = 'MiniRocket', 'MultiRocketHydra'
 PEERS = (*ROCKETS, 'FCN')
 UCI_ONLY = 'ResNet',  # fitted on UCI's own partition only
+TRAINING = {'FCN': {'epochs': 2000, 'batch_size': 16}, 'ResNet': {'epochs': 1500, 'batch_size': 64}}
 PADDINGS = 'last step repeated', 'linear interpolation', 'cubic splines'  # but for zeros
 
 
@@ -54,5 +55,4 @@ def padding_table(records):
 def describe(effect):
     signs = ', '.join(f'{(np.sign(effect.difference) == sign).sum()} {word}'
                       for sign, word in ((1, 'better'), (0, 'equal'), (-1, 'worse')))
-    return (f'{effect.mean:+.2f} ± {effect.deviation:.2f}; {signs}; '
-            f'p = {effect.p_rank_holm:.2g}')
+    return f"{plus_minus(effect.difference, 2, '+')}; {signs}; p = {effect.p_rank_holm:.2g}"

@@ -7,6 +7,7 @@
 The readers raise FileNotFoundError or ValueError with one sentence that names the file.
 """
 
+import argparse
 import csv
 import functools
 import gzip
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from support.parallel import seeded
+from support.program import import_optional
 
 
 class Images(NamedTuple):
@@ -47,12 +49,9 @@ class Images(NamedTuple):
 
 def digits():
     """Load scikit-learn's 1,797 digits of 8×8 pixels; a quarter of each class is the test set."""
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ModuleNotFoundError:
-        raise ValueError('the digits data set needs the package scikit-learn: '
-                         'python -m pip install -r requirements-extra.txt') from None
+    import_optional('sklearn', 'the digits data set')
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
     data = load_digits()
     x, y = torch.tensor(data.images[:, None] / 16, dtype=torch.float32), torch.tensor(data.target)
     train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=0, stratify=y)
@@ -75,8 +74,8 @@ def cifar10(folder):
     return Images('CIFAR-10', x, y, *read('test_batch.bin'))
 
 
-def gtsrb(folder, side=32):
-    """Read the German Traffic Sign Recognition Benchmark, signs scaled to `side`×`side` pixels.
+def gtsrb(folder):
+    """Read the German Traffic Sign Recognition Benchmark, signs scaled to 32×32 pixels.
 
     Final_Training/Images/*/GT-*.csv and Final_Test/Images/GT-final_test.csv list files and boxes.
     """
@@ -96,7 +95,7 @@ def gtsrb(folder, side=32):
                     raise ValueError(f'{table}: {path.name} has an empty box or a ClassId below 0')
                 try:
                     with Image.open(path) as image:
-                        image = image.convert('RGB').crop(box).resize((side, side), Image.BILINEAR)
+                        image = image.convert('RGB').crop(box).resize((32, 32), Image.BILINEAR)
                 except FileNotFoundError:
                     raise FileNotFoundError(f'{path}: no such file, see {table.name}') from None
                 except (OSError, ValueError) as error:
@@ -145,11 +144,24 @@ def mnist(folder):
     return Images('MNIST', x, y, test_x, test_y)
 
 
+READERS = {'CIFAR-10': cifar10, 'GTSRB': gtsrb, 'MNIST': mnist}
+
+
 @functools.cache
 def load(name, folder=None):
-    """Read 'digits', or 'CIFAR-10', 'GTSRB' or 'MNIST' in `folder`, once per process."""
-    readers = {'CIFAR-10': cifar10, 'GTSRB': gtsrb, 'MNIST': mnist}
-    return digits() if name == 'digits' else readers[name](folder)
+    """Read 'digits', or one of READERS in `folder`, once per process."""
+    return READERS[name](folder) if folder else digits()
+
+
+def add_data_arguments(parser, *names):
+    """Add an option for each of READERS in `names`; `args.source` is then what `load` takes."""
+    parser.set_defaults(source=('digits', None))
+    group = parser.add_mutually_exclusive_group()
+    for name in names:
+        group.add_argument(f'--{name.lower().replace("-", "")}', metavar='DIR', dest='source',
+                           default=argparse.SUPPRESS,
+                           type=lambda folder, name=name: (name, folder),
+                           help=f'folder of {name}, to use instead of the digits')
 
 
 def draw_training_set(data, per_class, wrong, seed):
@@ -215,10 +227,10 @@ def fit(data, make_optimizer, epochs, seed, batch_size=64, width=16, make_model=
     return model.eval()
 
 
-def predict_logits(model, x, batch_size=500):
+def predict_logits(model, x):
     """Compute the logits of images x, float32 [N, classes], without gradients."""
     with torch.no_grad():
-        return torch.cat([model(part) for part in x.split(batch_size)])
+        return torch.cat([model(part) for part in x.split(500)])
 
 
 def accuracy(model, x, labels):

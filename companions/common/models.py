@@ -146,7 +146,7 @@ def train_best_recipe(sequences, labels, settings, seed):
             'seconds': round(time.process_time() - start, 2)}
 
 
-def noise_models(args, models, epochs=EPOCHS):
+def noise_models(args, models, epochs):
     """Return models like those of NOISY, but with Gaussian noise in the raw input in training.
 
     They are by (name + WITH_NOISE, seed), on the CPU; `models` has the ones without noise.

@@ -12,7 +12,6 @@ Trained models are saved in checkpoints/companions/ and loaded again for the sam
 
 import argparse
 import functools
-import importlib.util
 import itertools
 import math
 import time
@@ -31,10 +30,10 @@ from companions.embeddings.models import NormalizedEmbedding, build_model
 from companions.embeddings.texts import PADDING, make_problem
 from support.checkpoints import to_cpu, write_json
 from support.figures import markdown_table, mean_std, save_figure
-from support.options import (add_device_argument, add_run_arguments, finish_args, fold_count,
-                             non_negative, positive_int)
+from support.options import (add_device_argument, add_run_arguments, fold_count, non_negative,
+                             positive_int, prepare_output_dir)
 from support.parallel import parallel_map, seeded
-from support.program import run_program
+from support.program import import_optional, run_program
 from support.sweep import load_or_train_all
 from support.tuning import check_folds, stratified_folds
 
@@ -134,7 +133,7 @@ def accuracies(records, vectors, method):
 
 
 def results_table(records):
-    """Format accuracies, with paired differences to plain training, as Markdown."""
+    """Format accuracies, with paired differences from plain training, as Markdown."""
     rows, setting = [], itemgetter('vectors', 'method', 'epsilon')
     for (vectors, method, epsilon), runs in itertools.groupby(records, setting):
         runs = list(runs)
@@ -243,17 +242,17 @@ def get_args(argv=None):
 def load_texts(args):
     if 'tsv' in args:
         return corpus.labeled_file(args.tsv, args.max_length)
-    if args.dry_run and importlib.util.find_spec('sklearn') is None:
-        raise ValueError('--dry-run needs the package scikit-learn: '
-                         'python -m pip install -r requirements-extra.txt')
-    libraries = ('numpy', 'sklearn') if args.dry_run else tuple(corpus.LIBRARIES)
+    libraries = tuple(corpus.LIBRARIES)
+    if args.dry_run:
+        import_optional('sklearn', '--dry-run')
+        libraries = 'numpy', 'sklearn'
     if args.task == 'spans':
         return corpus.parameter_spans(args.jobs, libraries, args.max_length)
     return corpus.labeled_docstrings(args.jobs, libraries, MIN_LENGTH, args.max_length)
 
 
 def main(args):
-    finish_args(args, 'embeddings')
+    prepare_output_dir(args, 'embeddings')
     texts = load_texts(args)
     vector_epochs = 1 if args.dry_run else 5
     problem = make_problem(texts, args.train, args.test, args.min_count, args.dim, vector_epochs)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from companions.embeddings.experiment import (NORMS, VECTORS, accuracies, plot_comparison,
                                               results_table, tuning_table)
-from support.figures import markdown_table
+from support.figures import markdown_table, plus_minus
 from support.pages import load_results
 from support.statistics import Effect, correct, format_p
 
@@ -30,8 +30,12 @@ def names():
 
     effects, span_effects = compare(results['runs'], VECTORS), compare(spans['runs'], ['frozen'])
     gains = {vectors: against_plain(effects, vectors) for vectors in VECTORS}
+    def epsilon(runs):
+        return next(r['epsilon'] for r in runs
+                    if (r['vectors'], r['method']) == ('frozen', 'adversarial'))
+
     against_tuned = describe(effects['word2vec', 'adversarial', 'posted, tuned'])
-    return {'results': results, 'accuracy': accuracy, 'gains': gains,
+    return {'results': results, 'accuracy': accuracy, 'gains': gains, 'epsilon': epsilon,
             'against_tuned': against_tuned, 'table': results_table, 'tuning_table': tuning_table,
             'tuning': tuning, 'spans': spans, 'span_tuning': span_tuning,
             'span_gains': against_plain(span_effects, 'frozen'), 'comparisons': len(effects),
@@ -39,7 +43,7 @@ def names():
 
 
 def against_plain(effects, vectors):
-    """Format {method: difference to plain training, p}."""
+    """Format {method: difference from plain training, p}."""
     return {method: describe(e) for (name, method, other), e in effects.items()
             if (name, other) == (vectors, 'plain')}
 
@@ -49,7 +53,7 @@ def describe(effect):
 
 
 def gains_table(effects):
-    rows = [(VECTORS[vectors], f'{method} minus {other}', f'{e.mean:+.1f} ± {e.deviation:.1f}',
+    rows = [(VECTORS[vectors], f'{method} minus {other}', plus_minus(e.difference, sign='+'),
              format_p(e.p_holm)) for (vectors, method, other), e in effects.items()]
     return markdown_table(('vectors', 'compared', 'difference (points)', 'p, corrected'), rows)
 

@@ -14,7 +14,6 @@ import itertools
 import math
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,9 +24,9 @@ from companions.common import images
 from companions.gan.evaluation import Evaluator, nearest
 from companions.gan.gan import LOSSES, discriminator, generator, train, uniform_noise
 from support.checkpoints import to_cpu, write_json
-from support.figures import markdown_table, save_figure
-from support.options import (add_device_argument, add_run_arguments, finish_args, non_negative,
-                             positive, positive_int)
+from support.figures import markdown_table, plus_minus, save_figure
+from support.options import (add_device_argument, add_run_arguments, non_negative, positive,
+                             positive_int, prepare_output_dir)
 from support.parallel import one_thread, seeded
 from support.program import run_program
 from support.sweep import load_or_train_all
@@ -109,26 +108,22 @@ def by_setting(records):
 
 
 def metrics_table(records, real):
-    """Format final metrics and failures, and paired differences to the first beta1, as Markdown."""
+    """Return Markdown: final metrics, failures, and paired differences from the first beta1."""
     baseline, rows = records[0]['beta1'], []
     for (loss, beta1), runs in by_setting(records).items():
         values = np.array([[final_metrics(r)[c] for c in COLUMNS] for r in runs])
         failures = [f'{sum(r[key] for r in runs)} of {len(runs)}' for key in ('won', 'collapsed')]
-        rows.append((loss, f'{beta1:g}', *map(format_mean, values.T), *failures))
+        rows.append((loss, f'{beta1:g}', *(plus_minus(column, 2) for column in values.T),
+                     *failures))
         if beta1 == baseline:
             control = values
         else:
-            cells = [format_mean(column, '+') for column in (values - control).T]
+            cells = [plus_minus(column, 2, '+') for column in (values - control).T]
             rows.append(('', f'*minus {baseline:g}*', *cells, '', ''))
     for name, metrics in real.items():
         cells = ['' if metrics.get(c) is None else f'{metrics[c]:.2f}' for c in COLUMNS]
         rows.append((f'*{name}*', '', *cells, '', ''))
     return markdown_table(('loss', 'beta1', *COLUMNS.values(), 'D won', 'collapsed'), rows)
-
-
-def format_mean(values, sign=''):
-    deviation = f' ± {np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
-    return f'{np.mean(values):{sign}.2f}{deviation}'
 
 
 def tile(rows):
@@ -201,8 +196,7 @@ def get_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_run_arguments(parser)
     add_device_argument(parser)
-    parser.add_argument('--mnist', type=Path, metavar='DIR', default=argparse.SUPPRESS,
-                        help="folder of MNIST's four idx files, plain or .gz (default: digits)")
+    images.add_data_arguments(parser, 'MNIST')
     parser.add_argument('--side', type=positive_int, default=argparse.SUPPRESS,
                         help='pixels per side to scale the images to')
     parser.add_argument('--loss', nargs='+', choices=LOSSES, default=LOSSES, help="the generator's")
@@ -225,7 +219,7 @@ def get_args(argv=None):
 
 def load_images(args):
     """Return the data set, scaled to --side, and the prefix of the files written for it."""
-    data = images.mnist(args.mnist) if 'mnist' in args else images.digits()
+    data = images.load(*args.source)
     prefix = f'gan{data.suffix}'
     if 'side' in args:
         side, prefix = args.side, f'{prefix}_{args.side}'
@@ -236,7 +230,7 @@ def load_images(args):
 
 
 def main(args):
-    finish_args(args, 'gan')
+    prepare_output_dir(args, 'gan')
     data, prefix = load_images(args)
     with one_thread():
         evaluator = Evaluator(data, 100, 0) if args.dry_run else Evaluator(data, 1000)

@@ -19,11 +19,11 @@ import torch
 from companions.common import corpus as corpora
 from companions.word2vec import by_hand, fast, figures, predictors, vectors
 from support.checkpoints import write_json
-from support.options import (add_device_argument, add_run_arguments, finish_args, positive,
-                             positive_int)
+from support.options import (add_device_argument, add_run_arguments, positive, positive_int,
+                             prepare_output_dir)
 from support.parallel import parallel_map
 from support.program import run_program
-from support.sweep import load_or_train
+from support.sweep import load_or_train_all
 
 SETTINGS = {'dim': 100, 'window': 5, 'negatives': 5, 'epochs': 5}
 LEARNING_RATES = {'skip-gram': 0.1, 'CBOW': 0.8, 'gensim skip-gram': 0.2}  # by --tune
@@ -124,7 +124,7 @@ def compare_steps(size, dim, K, steps, repetitions=9):
             'factor': float(np.median(seconds[:, 0] / seconds[:, 2]))}
 
 
-def study_bias(text, table, name, strengths=(0.2, 10.0, 1000.0)):
+def study_bias(text, table, name):
     """Return what debiasing along `name` does; only the pairs if fewer than three are known."""
     index, forms = text.index, evaluation_pairs(text)
     unit = vectors.normalize_rows(table.astype(np.float64))
@@ -146,7 +146,7 @@ def study_bias(text, table, name, strengths=(0.2, 10.0, 1000.0)):
     record |= {'ends': [words[:8], words[:-9:-1]], 'debiased': {}}
     tables = {'as trained': (unit, g), 'hard': (vectors.hard_debias(unit, g, neutral, pairs), g)}
     tables |= {f'soft, λ = {strength:g}': vectors.soft_debias(unit, g, neutral, strength)
-               for strength in strengths}
+               for strength in (0.2, 10.0, 1000.0)}
     for kind, (t, along) in tables.items():
         record['debiased'][kind] = {
             'bias': vectors.direct_bias(t, along, neutral),
@@ -221,8 +221,8 @@ def read_corpus(args):
 
 
 def main(args):
-    finish_args(args, 'word2vec')
-    plots, checkpoints = args.output_dir / 'plots', args.output_dir / 'checkpoints'
+    prepare_output_dir(args, 'word2vec')
+    plots, checkpoints = (args.output_dir / path for path in ('plots', 'checkpoints/companions'))
     corpus, stem = read_corpus(args), f'word2vec_{source_name(args)}'
     text = fast.text_of(corpus.sentences, args.min_count)
     print(f'{corpus.name}: {len(text.tokens):,} words, {len(text.words):,} different')
@@ -260,15 +260,15 @@ def main(args):
     if table is None:
         raise fast.Diverged('skip-gram: the vectors of every seed diverged, expected a smaller '
                             f'--learning-rate than {chosen["skip-gram"]:g}')
-    vectors.save_vectors(checkpoints / stem, text.words, table)
     options = PREDICTOR | {'device': args.device} | ({'epochs': 2} if args.dry_run else {})
-    tasks = [{'path': checkpoints / f'{stem}_{name.replace(" ", "-")}_seed{seed}.pt',
-              'config': {'corpus': corpus.sha256, 'min_count': args.min_count, 'method': name,
-                         'seed': seed, 'torch': torch.__version__, **options},
-              'function': partial(predictors.fit, small, name, seed, **options)}
-             for name in predictors.PREDICTORS for seed in range(args.seeds)]
-    found = parallel_map(load_or_train, tasks, args.jobs, 'predictors')
-    records += [checkpoint['record'] for checkpoint in found]
+    found = load_or_train_all(args, {
+        (name, seed): (f'{stem}_{name.replace(" ", "-")}_seed{seed}',
+                       {'corpus': corpus.sha256, 'min_count': args.min_count, 'method': name,
+                        'seed': seed, 'torch': torch.__version__, **options},
+                       partial(predictors.fit, small, name, seed, **options))
+        for name in predictors.PREDICTORS for seed in range(args.seeds)}, 'predictors')
+    vectors.save_vectors(checkpoints / stem, text.words, table)
+    records += [checkpoint['record'] for checkpoint in found.values()]
     seen = predictors.windows(small, PREDICTOR['context_size'])
     records.append({'job': 'ceilings', 'accuracy': predictors.ceilings(*seen),
                     'loss': predictors.lowest_losses(*seen), 'words': len(small.tokens),

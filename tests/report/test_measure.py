@@ -17,7 +17,7 @@ from support.options import CHOSEN_EPSILON
 from support.sweep import Run
 
 
-def test_the_look_inside_sees_what_the_cell_does(tmp_path):
+def test_proximal_steps_are_measured_as_the_cell_takes_them(tmp_path):
     """Against the cell that forms G, sequence by sequence."""
     torch.manual_seed(0)
     model, epsilon = LSTMClassifier(epsilon=3.0), 3.0
@@ -27,7 +27,7 @@ def test_the_look_inside_sees_what_the_cell_does(tmp_path):
         'run': {'epsilon': epsilon, 'seed': 4}})
     train_set, _ = load_data()
     batch = Batch(*(x[:6] for x in train_set[0]))
-    seen = measure.look_inside(tmp_path / 'model.pt', [batch])
+    seen = measure.measure_proximal_steps(tmp_path / 'model.pt', [batch])
 
     cell = ProxLSTMCell(64, 50, epsilon=epsilon)
     cell.load_state_dict({key.removesuffix('_l0'): value

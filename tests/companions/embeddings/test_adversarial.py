@@ -14,7 +14,6 @@ from companions.embeddings.adversarial import adversarial_loss, perturbation
 from companions.embeddings.models import NormalizedEmbedding, SpanLSTM, TextLSTM
 from companions.embeddings.posted import posted_loss
 from tests.helpers import ROOT
-from training import normalize_per_sequence
 
 PADDING = 0
 TOKENS = torch.tensor([[2, 3, 2, 4, 5], [3, 6, 7, PADDING, PADDING], [5, 2, *[PADDING] * 3]])
@@ -40,6 +39,10 @@ def r_of(model, tokens=TOKENS):
     forward, loss_of = parts(model)
     embedded = model.embed(tokens)
     return perturbation(loss_of(forward(embedded)), embedded, tokens != PADDING, 0.7)
+
+
+def unit(g):
+    return g / g.square().sum((1, 2), keepdim=True).sqrt()
 
 
 def gradients(total, model):
@@ -225,7 +228,7 @@ def test_two_heads_learn_a_span_by_the_sum_of_their_losses():
     r = perturbation(model.loss(outputs, spans), embedded, ~padding, 1.0)
     both = [torch.autograd.grad(F.cross_entropy(output, target), embedded, retain_graph=True)[0]
             for output, target in zip(outputs, spans.T)]
-    torch.testing.assert_close(r, normalize_per_sequence(sum(both)), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(r, unit(sum(both)), rtol=1e-3, atol=1e-5)
     assert (r[padding] == 0).all()
 
 
@@ -334,7 +337,7 @@ def test_mistake_4_backward_to_get_g_counts_the_first_term_twice():
     embedded.retain_grad()
     loss = loss_of(forward(embedded))
     loss.backward(retain_graph=True)
-    r = 0.7 * normalize_per_sequence(embedded.grad.clone())
+    r = 0.7 * unit(embedded.grad.clone())
     (loss + loss_of(forward(embedded + r))).backward()
     total, plain = losses(model)
     found = [p.grad for p in model.parameters()]
@@ -358,7 +361,7 @@ def test_mistake_6_r_is_not_constant_with_create_graph():
     embedded = model.embed(TOKENS)
     loss = loss_of(forward(embedded))
     g, = torch.autograd.grad(loss, embedded, create_graph=True)
-    found = loss + loss_of(forward(embedded + 0.7 * normalize_per_sequence(g)))
+    found = loss + loss_of(forward(embedded + 0.7 * unit(g)))
     total, _ = losses(model)
     assert found.item() == pytest.approx(total.item())
     assert not close(gradients(found, model), gradients(total, model))
@@ -386,4 +389,4 @@ def test_mistake_9_padding_idx_does_not_keep_r_from_padding():
     g, table = torch.autograd.grad(loss, (embedded, embedding.weight), retain_graph=True)
     assert (table[PADDING] == 0).all() and (g[~MASK] != 0).all()
     masked = perturbation(loss, embedded, MASK, 1.0)[2][MASK[2]]
-    assert normalize_per_sequence(g)[2][MASK[2]].norm() < 0.7 < masked.norm()
+    assert unit(g)[2][MASK[2]].norm() < 0.7 < masked.norm()

@@ -1,9 +1,9 @@
 """Runs are comparable and reproducible; the program writes its files or says why not."""
 
 import copy
-import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -231,9 +231,9 @@ def test_the_table_pairs_by_seed():
 
 
 def test_a_dry_run_without_scikit_learn_says_so_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setitem(sys.modules, 'sklearn', None)
     monkeypatch.setattr(experiment.corpus, 'labeled_docstrings', None)
-    with pytest.raises(ValueError, match='^--dry-run.* needs the package scikit-learn: python -m '
+    with pytest.raises(ValueError, match='^--dry-run.* needs the package sklearn: python -m '
                                          'pip install -r requirements-extra.txt$'):
         run_experiment('--dry-run', '--output-dir', tmp_path)
 

@@ -217,7 +217,7 @@ def test_a_dry_run_writes_every_file(tmp_path, capsys):
 
 def test_a_saved_generator_is_loaded_by_the_lines_on_the_page(evaluator, tmp_path, monkeypatch):
     """And is not trained again by the program, unless with other settings."""
-    monkeypatch.setattr(images, 'digits', lambda: bars()._replace(name='digits'))
+    monkeypatch.setattr(images, 'load', lambda name, folder: bars()._replace(name=name))
     monkeypatch.setattr(experiment, 'save_figure', lambda *_: None)  # faster
     settings = '--side', 28, '--loss', 'non-saturating', '--beta1', 0.5
     content = run_experiment(tmp_path, *settings, name='gan_28')
@@ -262,7 +262,7 @@ def test_the_evaluator_runs_on_one_thread_and_sees_resized_images(tmp_path, monk
         raise ValueError('enough')
 
     monkeypatch.setattr(experiment, 'Evaluator', record)
-    monkeypatch.setattr(images, 'mnist', lambda folder: bars()._replace(name='MNIST'))
+    monkeypatch.setattr(images, 'load', lambda name, folder: bars()._replace(name=name))
     with pytest.raises(ValueError, match='enough'):
         run_experiment(tmp_path, '--mnist', tmp_path, '--side', 9)
     (data, threads), = seen

@@ -133,7 +133,7 @@ class LSTMClassifier(nn.Module):
         return F.normalize(input, dim=2) if input.shape[2] > 1 else input
 
     def last_output(self, v, lengths, epsilon, lstm=None):
-        """Return the LSTM's output for v [B, T', C] at step lengths − 1: [B, hidden_size]."""
+        """Return the output of `lstm`, or the model's own, for v [B, T', C] at step lengths − 1."""
         flags = contextlib.nullcontext()
         if torch.is_grad_enabled() and not self.training:  # cuDNN has no backward pass then
             flags = torch.backends.cudnn.flags(enabled=False)

@@ -55,8 +55,8 @@ def train_model(model, train_iter, optimizer, mode='plain', epsilon=None, clip_v
 
     In mode 'AdvLSTM' the loss is F(v) + F(v + εr); in mode 'ProxLSTM' epsilon is the recurrence's
     (None: its own). The pass at v + εr is a forward pass of its own: dropout draws again, and batch
-    normalization counts it too. Returns the loss F(v) and the accuracy of the forward passes, both
-    means over sequences. The targets of a minibatch are classes, int64 [B], or their probabilities,
+    normalization counts it too. Returns the loss F(v) and the accuracy at v, both means over
+    sequences. The targets of a minibatch are classes, int64 [B], or their probabilities,
     float [B, C].
 
     Raises ValueError for mode 'AdvLSTM' without an epsilon, and for 'plain' with one above 0.
@@ -86,7 +86,11 @@ def train_model(model, train_iter, optimizer, mode='plain', epsilon=None, clip_v
 
 @torch.no_grad()
 def eval_model(model, test_iter, mode='plain', epsilon=None):
-    """Return loss and accuracy, means over sequences, and bool [N]: which are correct."""
+    """Return loss and accuracy, means over sequences, and bool [N]: which are correct.
+
+    Mode 'AdvLSTM' perturbs nothing here; in mode 'ProxLSTM' epsilon is the recurrence's (None: its
+    own).
+    """
     model.eval()
     logits = torch.cat([model(inputs, lengths, mode=mode, epsilon=epsilon)
                         for inputs, _, lengths in test_iter])
@@ -96,7 +100,10 @@ def eval_model(model, test_iter, mode='plain', epsilon=None):
 
 
 def evaluate(model, test_iter, mode, unseen):
-    """Return loss, accuracy, and accuracy on the sequences of the mask `unseen`, None if empty."""
+    """Return loss, accuracy, and accuracy on the sequences of the mask `unseen`, None if empty.
+
+    ProxLSTM's epsilon is the model's own.
+    """
     loss, accuracy, correct = eval_model(model, test_iter, mode)
     return loss, accuracy, (correct[unseen].sum().item() / unseen.sum().item() if unseen.any()
                             else None)

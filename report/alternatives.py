@@ -27,7 +27,8 @@ def noise_loss(model, batch, state):
     loss = F.cross_entropy(model(inputs, lengths), targets)
     r = training.compute_perturbation(loss, model)
     noise = torch.randn_like(r) * (r != 0)
-    u = training.compute_perturbation((noise * model.v).sum(), model)  # noise is the gradient
+    # The gradient of Σ noise·v is the noise, so u is the noise with norm 1 per sequence.
+    u = training.compute_perturbation((noise * model.v).sum(), model)
     perturbed = model(inputs, lengths, r=state.epsilon * u, mode='AdvLSTM')
     return loss + F.cross_entropy(perturbed, targets)
 

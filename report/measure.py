@@ -171,9 +171,9 @@ def evaluate_alternative(run, path):
 def inside():
     """Measure what the proximal step does to the states of the sweep's ProxLSTM models."""
     train_set, _ = load_data(DEFAULT_PATH, EVALUATION_BATCH)
-    measure('inside', measure_proximal_steps, [{'path': path, 'batches': train_set}
-                                    for run, path in sweep_checkpoints().items()
-                                    if run.mode == 'ProxLSTM' and not run.variant])
+    measure('inside', measure_proximal_steps, [
+        {'path': path, 'batches': train_set} for run, path in sweep_checkpoints().items()
+        if run.mode == 'ProxLSTM' and not run.variant])
 
 
 @torch.no_grad()

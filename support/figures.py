@@ -193,4 +193,4 @@ def mean_std(values, sign='', of=None):
 def plus_minus(values, decimals=1, sign=''):
     """Format mean ± standard deviation, of a single value the mean alone."""
     deviation = f' ± {np.std(values, ddof=1):.{decimals}f}' if len(values) > 1 else ''
-    return f'{np.mean(values):{sign}.{decimals}f}{deviation}'
+    return f'{np.mean(values):{sign}z.{decimals}f}{deviation}'

@@ -15,7 +15,8 @@ def import_optional(module, user):
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(f'{user} needs the package {error.name}: '
+        package = {'sklearn': 'scikit-learn'}.get(error.name, error.name)
+        raise ValueError(f'{user} needs the package {package}: '
                          'python -m pip install -r requirements-extra.txt') from None
 
 

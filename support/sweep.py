@@ -226,9 +226,11 @@ class Sweep:
         count = len(list(self.folder.glob('*.pt')))
         if not count:
             return 'Nothing has been saved yet.'
-        command = 'the same command' if self.args.resume else 'the same command and --resume'
+        # A dry run's folder is a temporary one, which has to be named.
+        folder = f'--output-dir {self.args.output_dir} ' if self.args.dry_run else ''
+        added = '' if self.args.resume else f' and {folder}--resume'
         return (f'{count} runs are saved in {self.folder}, up to their last checkpoint. Resume '
-                f'with {command}.')
+                f'with the same command{added}.')
 
 
 def new_entry(run, args):

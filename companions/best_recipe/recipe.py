@@ -92,7 +92,8 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, **settings):
 
     It runs on the CPU, on one thread; `settings` replace the recipe's, see BASE. Returns the model
     in evaluation mode. Raises ValueError for a setting that is not in BASE, if a sequence is
-    shorter than the convolution kernel, or if batch normalization gets a minibatch of one value.
+    shorter than the convolution kernel, or, perhaps after some epochs, if batch normalization gets
+    a minibatch of one value.
     """
     if unknown := sorted(settings.keys() - BASE.keys()):
         raise ValueError(f'no such setting: {", ".join(unknown)}; expected some of '

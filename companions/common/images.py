@@ -150,7 +150,7 @@ READERS = {'CIFAR-10': cifar10, 'GTSRB': gtsrb, 'MNIST': mnist}
 @functools.cache
 def load(name, folder=None):
     """Read 'digits', or one of READERS in `folder`, once per process."""
-    return READERS[name](folder) if folder else digits()
+    return digits() if name == 'digits' else READERS[name](folder)
 
 
 def add_data_arguments(parser, *names):
@@ -161,7 +161,7 @@ def add_data_arguments(parser, *names):
         group.add_argument(f'--{name.lower().replace("-", "")}', metavar='DIR', dest='source',
                            default=argparse.SUPPRESS,
                            type=lambda folder, name=name: (name, folder),
-                           help=f'folder of {name}, to use instead of the digits')
+                           help=READERS[name].__doc__.splitlines()[0])
 
 
 def draw_training_set(data, per_class, wrong, seed):

@@ -81,6 +81,12 @@ def test_finished_runs_are_skipped_and_unfinished_ones_continue(make_sweep, tmp_
     assert files(tmp_path / 'checkpoints') == whole
 
 
+def test_a_dry_run_says_in_which_folder_it_resumes(make_sweep, tmp_path):
+    sweep = make_sweep(count_epochs, '--dry-run')
+    train_all(sweep)
+    assert sweep.describe_saved().endswith(f'the same command and --output-dir {tmp_path} --resume.')
+
+
 def test_without_resume_checkpoints_are_moved_and_not_lost(make_sweep, tmp_path, capsys):
     train_all(make_sweep())
     folder = tmp_path / 'checkpoints'

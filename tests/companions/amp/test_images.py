@@ -183,7 +183,7 @@ def test_without_scikit_learn_it_says_so_before_any_work(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(experiment, 'parallel_map', lambda *_: pytest.fail('work was started'))
     images.load.cache_clear()
-    with pytest.raises(ValueError, match=r'sklearn: python -m pip install -r requirements-ex'):
+    with pytest.raises(ValueError, match=r'scikit-learn: python -m pip install -r requirements-ex'):
         run('--output-dir', tmp_path)
 
 

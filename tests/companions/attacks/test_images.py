@@ -121,8 +121,9 @@ def test_dry_run_on_cifar10_where_nothing_is_readable(tmp_path, capsys):
 
 
 def test_bad_input_raises_one_sentence(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match='data_batch_1.bin: no such file'):
-        run('--cifar10', tmp_path / 'nowhere', '--output-dir', tmp_path)
+    for folder in (tmp_path / 'nowhere', ''):
+        with pytest.raises(FileNotFoundError, match='data_batch_1.bin: no such file'):
+            run('--cifar10', folder, '--output-dir', tmp_path)
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match=f'--output-dir.*{tmp_path / "file"}'):
         run('--output-dir', tmp_path / 'file')

@@ -140,6 +140,9 @@ def test_sequences_may_be_as_short_as_the_kernel_but_not_shorter():
     fit_lengths([3] * 54)
     with pytest.raises(ValueError, match="a sequence has 2 steps, fewer than the .* kernel's 3"):
         fit_lengths([2, 9])
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        fit([np.ones((3, 2), np.float32)], np.zeros(1, int), ingredients=[
+            'batch norm, before ReLU'], epochs=1)
 
 
 def test_noise_has_its_size_in_every_value():

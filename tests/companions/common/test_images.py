@@ -25,7 +25,7 @@ def test_the_split_of_the_digits_is_fixed():
 
 def test_missing_scikit_learn_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn', None)
-    with pytest.raises(ValueError, match='needs the package sklearn: python -m pip install'):
+    with pytest.raises(ValueError, match='needs the package scikit-learn: python -m pip install'):
         images.digits()
 
 

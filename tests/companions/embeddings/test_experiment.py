@@ -233,7 +233,7 @@ def test_the_table_pairs_by_seed():
 def test_a_dry_run_without_scikit_learn_says_so_at_once(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn', None)
     monkeypatch.setattr(experiment.corpus, 'labeled_docstrings', None)
-    with pytest.raises(ValueError, match='^--dry-run.* needs the package sklearn: python -m '
+    with pytest.raises(ValueError, match='^--dry-run.* needs the package scikit-learn: python -m '
                                          'pip install -r requirements-extra.txt$'):
         run_experiment('--dry-run', '--output-dir', tmp_path)
 

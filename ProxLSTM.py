@@ -187,7 +187,7 @@ def check_own_epsilon(epsilon, shape=()):
 
 
 def is_zero(epsilon):
-    """Tell whether the ordinary LSTM serves: every epsilon is 0 and none requires a gradient."""
+    """Tell whether the ordinary LSTM suffices: every epsilon is 0 and none requires a gradient."""
     if torch.is_tensor(epsilon):
         return not epsilon.requires_grad and not epsilon.any()
     return epsilon == 0

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from multiprocessing import resource_tracker as multiprocessing_tracker
 
 import joblib
@@ -12,6 +13,9 @@ import torch
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
 from support.program import progress_bar
+
+# joblib replaces a worker whose memory has grown much; no task is lost.
+warnings.filterwarnings('ignore', 'A worker stopped while some jobs', UserWarning)
 
 
 def parallel_map(function, tasks, jobs, description):

@@ -69,8 +69,7 @@ def plot_accuracy(path, title, panels):
             if y.size:
                 ax.plot(np.arange(1, y.shape[1] + 1), own[name][label].T, color=style['color'],
                         linewidth=0.5, alpha=min(0.4, 4 / len(y)))
-                ax.plot(np.arange(1, y.shape[1] + 1), y.mean(0), linewidth=1.5, label=label,
-                        **style)
+                draw_mean(ax, y, label, style)
                 ends.append((y.mean(0)[-1], y.shape[1], style['color']))
         label_ends(ax, ends, (100 - floor) / 14)
         ax.grid(alpha=0.3)
@@ -101,13 +100,17 @@ def accuracy_curves(runs, key):
     return 100 * np.array([run['history'][key] for run in runs if run['diverged'] is None])
 
 
+def draw_mean(ax, y, label, style):
+    """Draw the mean of y [seeds, epochs] against epoch."""
+    ax.plot(np.arange(1, y.shape[1] + 1), y.mean(0), label=label, linewidth=1.5, **style)
+
+
 def draw_band(ax, y, label, style):
     """Draw the mean of y [seeds, epochs] and one standard deviation around it."""
-    epochs, mean = np.arange(1, y.shape[1] + 1), y.mean(0)
-    ax.plot(epochs, mean, label=label, linewidth=1.5, **style)
+    draw_mean(ax, y, label, style)
     if len(y) > 1:
-        deviation = y.std(0, ddof=1)
-        ax.fill_between(epochs, mean - deviation, np.minimum(mean + deviation, 100),
+        mean, deviation = y.mean(0), y.std(0, ddof=1)
+        ax.fill_between(np.arange(1, y.shape[1] + 1), mean - deviation, np.minimum(mean + deviation, 100),
                         color=style['color'], alpha=0.2, linewidth=0)
 
 

@@ -157,9 +157,13 @@ class Sweep:
         def cost(run):
             return run.mode == 'ProxLSTM' and run.epsilon > 0, run.mode == 'AdvLSTM'
 
+        def saved(run):
+            with contextlib.suppress(OSError):  # a file that is gone costs its run only
+                return self.load(run) if run in self.entries else None
+
         calls = [joblib.delayed(advance)(self.train_one, run, self.args, self.data(run),
                                          self.load(run.start) if run.start else None,
-                                         self.load(run) if run in self.entries else None)
+                                         saved(run))
                  for run in sorted(runs, key=cost, reverse=True)]
         for run, checkpoint in start_parallel(calls, self.args.jobs, 'generator_unordered'):
             before = self.epochs_done(run)

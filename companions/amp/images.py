@@ -19,7 +19,7 @@ from companions.amp.amp import AMP
 from companions.common import images
 from support import options
 from support.checkpoints import write_json
-from support.figures import markdown_table, mean_std, save_figure
+from support.figures import draw_mean, markdown_table, mean_std, save_figure
 from support.parallel import parallel_map
 from support.program import run_program
 from support.statistics import Effect, correct, format_p
@@ -218,9 +218,9 @@ def plot_comparison(path, records):
     for column, group in zip(axes.T, GROUPS):
         for steps, name in METHODS.items():
             found = results_of(records, *group, steps)
-            style = f'C{steps - 1}-' if steps else 'k--'
-            for ax, y in zip(column, (100 * found['test_accuracy'], found['train_loss'])):
-                ax.plot(np.arange(1, y.shape[1] + 1), y.mean(0), style, label=name)
+            style = {'color': f'C{steps - 1}' if steps else 'k', 'linestyle': '-' if steps else '--'}
+            draw_mean(column[0], 100 * found['test_accuracy'], name, style)
+            draw_mean(column[1], found['train_loss'], name, style)
         column[0].set_title(f'labels {group[0]}, {group[1]}')
         column[1].set_xlabel('epoch')
     last = [100 * r['test_accuracy'][-1] for r in records]

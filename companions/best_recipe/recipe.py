@@ -92,14 +92,15 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, **settings):
 
     It runs on the CPU, on one thread; `settings` replace the recipe's, see BASE. Returns the model
     in evaluation mode. Raises ValueError for a setting that is not in BASE, if a sequence is
-    shorter than the convolution kernel, or, perhaps after some epochs, if batch normalization gets
-    a minibatch of one value.
+    shorter than the convolution kernel, or if batch normalization could get a minibatch of one
+    value.
     """
     if unknown := sorted(settings.keys() - BASE.keys()):
         raise ValueError(f'no such setting: {", ".join(unknown)}; expected some of '
                          f'{", ".join(BASE)}')
     recipe = recipe_of(ingredients) | settings
     epochs = recipe['epochs']
+    check_last_batch(sequences, recipe)
     teachers = [fit(sequences, labels, 1000 * k + seed, ingredients, **{**settings, 'teachers': 0})
                 for k in range(1, recipe['teachers'] + 1)]
     generator = np.random.default_rng(seed)
@@ -129,12 +130,21 @@ def fit(sequences, labels, seed=0, ingredients=CHOSEN, **settings):
     return (averaged.module if recipe['average_decay'] else model).eval()
 
 
+def check_last_batch(sequences, recipe):
+    """Raise ValueError if the longest sequence, alone in a minibatch, could have a single value."""
+    longest = max(map(len, sequences))
+    shortest = cropped_length(warped_length(longest, -recipe['warp']), recipe['crop'])
+    if len(sequences) % BATCH_SIZE == 1 and recipe['norm_conv'] and shortest == KERNEL_SIZE:
+        raise ValueError(f'batch normalization needs two values in every minibatch, but the last '
+                         f'of {len(sequences)} sequences of at most {longest} steps may leave only '
+                         f'one')
+
+
 def augment(x, deviation, recipe, generator):
     """Change the speed of x [T, F], cut a random piece out and add a constant to each feature."""
     if recipe['warp']:
         x = warp(x, *generator.uniform(-recipe['warp'], recipe['warp'], 2))
-    shortest = max(math.ceil(recipe['crop'] * len(x)), min(KERNEL_SIZE, len(x)))
-    steps = generator.integers(shortest, len(x) + 1)
+    steps = generator.integers(cropped_length(len(x), recipe['crop']), len(x) + 1)
     start = generator.integers(len(x) - steps + 1)
     if recipe['noise']:
         x = x + recipe['noise'] * generator.standard_normal(x.shape)
@@ -142,13 +152,21 @@ def augment(x, deviation, recipe, generator):
     return (x[start:start + steps] + offset).astype(np.float32)
 
 
+def warped_length(steps, stretch):
+    return max(min(KERNEL_SIZE, steps), round(steps * math.exp(stretch)))
+
+
+def cropped_length(steps, crop):
+    """Return the smallest number of steps that a random crop keeps."""
+    return max(math.ceil(crop * steps), min(KERNEL_SIZE, steps))
+
+
 def warp(x, stretch, bend):
     """Interpolate x [T, F] linearly at exp(stretch) · T positions (T − 1) tᵇ, with b = exp(bend).
 
     t goes from 0 to 1 in equal steps.
     """
-    steps = max(min(KERNEL_SIZE, len(x)), round(len(x) * math.exp(stretch)))
-    position = (len(x) - 1) * np.linspace(0, 1, steps) ** math.exp(bend)
+    position = (len(x) - 1) * np.linspace(0, 1, warped_length(len(x), stretch)) ** math.exp(bend)
     before = np.minimum(position.astype(int), len(x) - 2)
     weight = (position - before)[:, None]
     return (1 - weight) * x[before] + weight * x[before + 1]

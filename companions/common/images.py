@@ -161,7 +161,7 @@ def add_data_arguments(parser, *names):
         group.add_argument(f'--{name.lower().replace("-", "")}', metavar='DIR', dest='source',
                            default=argparse.SUPPRESS,
                            type=lambda folder, name=name: (name, folder),
-                           help=READERS[name].__doc__.splitlines()[0])
+                           help=f'{READERS[name].__doc__.splitlines()[0]} Default: the digits.')
 
 
 def draw_training_set(data, per_class, wrong, seed):

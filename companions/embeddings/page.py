@@ -23,6 +23,11 @@ def names():
         """Per cent, of each seed, on test texts perturbed by an r of that norm."""
         return 100 * accuracies(runs, vectors, method)[:, NORMS.index(norm)]
 
+    def epsilon(runs):
+        """Return the ε of adversarial training with frozen vectors."""
+        return next(r['epsilon'] for r in runs
+                    if (r['vectors'], r['method']) == ('frozen', 'adversarial'))
+
     def compare(runs, vectors):
         return correct([Effect((name, *pair), *(accuracy(name, method, runs=runs)
                                                 for method in pair))
@@ -30,10 +35,6 @@ def names():
 
     effects, span_effects = compare(results['runs'], VECTORS), compare(spans['runs'], ['frozen'])
     gains = {vectors: against_plain(effects, vectors) for vectors in VECTORS}
-    def epsilon(runs):
-        return next(r['epsilon'] for r in runs
-                    if (r['vectors'], r['method']) == ('frozen', 'adversarial'))
-
     against_tuned = describe(effects['word2vec', 'adversarial', 'posted, tuned'])
     return {'results': results, 'accuracy': accuracy, 'gains': gains, 'epsilon': epsilon,
             'against_tuned': against_tuned, 'table': results_table, 'tuning_table': tuning_table,

@@ -159,6 +159,16 @@ def test_a_damaged_or_foreign_checkpoint_is_set_aside_and_its_run_retrained(make
     assert files(tmp_path / 'checkpoints') == {**good, 'base_seed1.pt.damaged': bad}
 
 
+def test_a_file_that_disappears_costs_its_run_only(make_sweep, tmp_path):
+    def train_and_remove(run, args, data, start, saved, epochs):
+        if saved is None and run.seed == 2:
+            (tmp_path / 'checkpoints' / 'base_seed0.pt').unlink(missing_ok=True)
+        return count_epochs(run, args, data, start, saved, epochs)
+
+    entries = train_all(make_sweep(train_and_remove))
+    assert [len(entry['history']['train_loss']) for entry in entries] == [25, 25, 25]
+
+
 def test_a_base_model_that_is_gone_when_it_is_needed_ends_with_a_sentence(make_sweep):
     with make_sweep() as sweep, pytest.raises(OSError, match='base_seed0.pt: missing or damaged'):
         sweep.train(RUNS[:1])
